@@ -1,0 +1,55 @@
+"""The exceptions of mollify: a small tree, each also a builtin, so that callers may catch either."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MollifyError(Exception):
+    """Base of every error that mollify raises on purpose. Its text is one sentence fit for a user."""
+
+
+class ConfigError(MollifyError, ValueError):
+    """A setting is unknown, has the wrong type, lies outside its range, or contradicts another."""
+
+
+class DataError(MollifyError, ValueError):
+    """A data set is missing, truncated, of another shape than expected, or has labels out of range."""
+
+
+class ChecksumError(DataError):
+    """A file is not the official one: its checksum differs."""
+
+
+class CheckpointError(MollifyError, ValueError):
+    """A checkpoint is incomplete or damaged, or belongs to another recipe."""
+
+
+class StorageError(MollifyError, OSError):
+    """A storage location cannot be read or written."""
+
+
+class NonFiniteLossError(MollifyError, ArithmeticError):
+    """The training loss became NaN or infinite.
+
+    Attributes:
+        epoch: epoch index, from 0.
+        step: step index within the epoch, from 0.
+    """
+
+    def __init__(self, message: str, *, epoch: int, step: int) -> None:
+        super().__init__(message)
+        self.epoch, self.step = epoch, step
+
+    def __reduce__(self) -> tuple:  # keyword-only arguments must survive the way from a worker process to the driver
+        return _rebuild_nonfinite, (str(self), self.epoch, self.step)
+
+
+def _rebuild_nonfinite(message: str, epoch: int, step: int) -> NonFiniteLossError:
+    return NonFiniteLossError(message, epoch=epoch, step=step)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint ' (nearest: 'x')' naming the known word closest to `word`, or the known ones when none is close."""
+    known = sorted(str(k) for k in known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
