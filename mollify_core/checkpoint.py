@@ -1,0 +1,183 @@
+"""Checkpoints that are good only when their manifest verifies.
+
+A checkpoint is a folder ``epoch-0007/`` on any pyarrow file system (local, S3, ...):
+
+- ``model.safetensors``   weights and buffers of the network
+- ``optimizer.safetensors``   tensors of the optimiser's state
+- ``state.json``   epoch, recipe, scalars of the optimiser's state, versions
+- ``manifest.json``   size and sha256 of each file above; written last
+
+A folder without a manifest, or with a file that does not match it, is not a checkpoint. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from pyarrow import fs
+from torch import Tensor
+
+from mollify_core.errors import CheckpointError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"^epoch-(\d{4,})$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The training state after `epoch` finished epochs.
+
+    Attributes:
+        epoch: number of finished epochs, at least 1.
+        model: state dict of the network, tensors on the CPU.
+        optimizer: the "state" part of the optimiser's state dict: parameter index -> name -> tensor or scalar.
+        meta: what else belongs to it, JSON-able (recipe, versions, ...).
+    """
+
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Any]]
+    meta: dict[str, Any]
+
+
+def name(epoch: int) -> str:
+    """Folder name of the checkpoint after `epoch` finished epochs."""
+    return f"epoch-{epoch:04d}"
+
+
+def to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The files of a checkpoint, the manifest last."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for index, state in checkpoint.optimizer.items():
+        for key, value in state.items():
+            (tensors if isinstance(value, Tensor) else scalars)[f"{index}.{key}"] = value
+    state = {"format": FORMAT, "epoch": checkpoint.epoch, "optimizer": scalars, "meta": checkpoint.meta}
+    files = {
+        "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in checkpoint.model.items()}),
+        "optimizer.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}),
+        "state.json": json.dumps(state).encode(),
+    }
+    manifest = {k: {"size": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+    return {**files, MANIFEST: json.dumps({"format": FORMAT, "files": manifest}).encode()}
+
+
+def from_files(read: Callable[[str], bytes]) -> Checkpoint:
+    """The checkpoint whose files `read(name)` returns, after verifying every one of them.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another format.
+        OSError: the storage failed; nothing is known about the checkpoint.
+    """
+    try:
+        manifest = json.loads(read(MANIFEST))
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"Expected a checkpoint of format {FORMAT}, but got {manifest['format']!r}")
+        files = {}
+        for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
+            files[file] = data = read(file)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != manifest["files"][file]["sha256"]:
+                expected = manifest["files"][file]
+                raise CheckpointError(
+                    f"Checkpoint file {file} is damaged: expected {expected['size']} bytes with sha256 "
+                    f"{expected['sha256'][:12]}…, but got {len(data)} bytes with {digest[:12]}…"
+                )
+        state = json.loads(files["state.json"])
+        optimizer: dict[int, dict[str, Any]] = {}
+        entries = {**state["optimizer"], **safetensors.torch.load(files["optimizer.safetensors"])}
+        for key, value in entries.items():
+            index, _, field = key.partition(".")
+            optimizer.setdefault(int(index), {})[field] = value
+        model = safetensors.torch.load(files["model.safetensors"])
+        return Checkpoint(state["epoch"], model, optimizer, state["meta"])
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        # Any other OSError is the storage's fault, not the checkpoint's: it must not condemn a good one.
+        raise CheckpointError(f"The checkpoint is incomplete or damaged: {error}") from error
+
+
+def make_folder(filesystem: fs.FileSystem, path: str) -> None:
+    """Makes a folder where folders exist; object stores have none, and markers for them upset some servers."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        filesystem.create_dir(path, recursive=True)
+
+
+def save(filesystem: fs.FileSystem, folder: str, checkpoint: Checkpoint) -> str:
+    """Writes the checkpoint into `folder`/epoch-NNNN, the manifest last, and returns that path."""
+    path = f"{folder}/{name(checkpoint.epoch)}"
+    make_folder(filesystem, path)
+    for file, data in to_files(checkpoint).items():
+        with filesystem.open_output_stream(f"{path}/{file}", compression=None) as stream:
+            stream.write(data)
+    return path
+
+
+def load(filesystem: fs.FileSystem, path: str) -> Checkpoint:
+    """The checkpoint in folder `path`.
+
+    Raises:
+        CheckpointError: it is incomplete or damaged.
+        OSError: the storage failed.
+    """
+
+    def read(file: str) -> bytes:
+        with filesystem.open_input_stream(f"{path}/{file}", compression=None) as stream:
+            return stream.read()
+
+    return from_files(read)
+
+
+def epochs(filesystem: fs.FileSystem, folder: str) -> list[int]:
+    """The epochs with a finished (not necessarily undamaged) checkpoint under `folder`, ascending."""
+    selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+    paths = (info.path.split("/") for info in filesystem.get_file_info(selector))
+    matches = (_NAME.match(parts[-2]) for parts in paths if parts[-1] == MANIFEST)
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def load_newest(
+    filesystem: fs.FileSystem, folder: str, warn: Callable[[str], None] = lambda message: None
+) -> Checkpoint | None:
+    """The newest good checkpoint under `folder`, or None.
+
+    A damaged one is set aside (renamed to ``bad-epoch-NNNN``, so that it is met once only), `warn` is told in one
+    sentence, and the one before it is tried.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    for epoch in reversed(epochs(filesystem, folder)):
+        path = f"{folder}/{name(epoch)}"
+        try:
+            return load(filesystem, path)
+        except CheckpointError as error:
+            warn(f"Set aside the checkpoint of epoch {epoch}: {error}")
+            _move(filesystem, path, f"{folder}/bad-{name(epoch)}")
+    return None
+
+
+def remove(filesystem: fs.FileSystem, path: str) -> None:
+    """Removes a checkpoint, the manifest first, file by file: some S3 servers cannot delete many at once."""
+    files = [info.path for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))]
+    for file in sorted(files, key=lambda f: not f.endswith(MANIFEST)):
+        filesystem.delete_file(file)
+    if isinstance(filesystem, fs.LocalFileSystem) and files:
+        filesystem.delete_dir(path)
+
+
+def _move(filesystem: fs.FileSystem, source: str, target: str) -> None:
+    make_folder(filesystem, target)
+    for info in filesystem.get_file_info(fs.FileSelector(source)):
+        filesystem.move(info.path, f"{target}/{info.base_name}")
+    if isinstance(filesystem, fs.LocalFileSystem):
+        filesystem.delete_dir(source)

@@ -1,0 +1,87 @@
+"""The registry: name -> network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from mollify_core.errors import ConfigError, nearest
+from mollify_core.networks.allconv import allconvnet10
+from mollify_core.networks.densenet import densenet
+from mollify_core.networks.googlenet import googlenet
+from mollify_core.networks.nasnet import nasnet
+from mollify_core.networks.presnet import presnet
+from mollify_core.networks.resnet import resnet, resnet20
+from mollify_core.networks.resnext import resnext29
+from mollify_core.networks.torchvision_resnet import im_resnet18, tvresnet
+from mollify_core.networks.wide_resnet import wide_resnet40
+
+
+@dataclass(frozen=True)
+class Network:
+    """How one network is built.
+
+    Attributes:
+        factory: called with (num_classes, image_shape, **options).
+        min_side: smallest image side in pixels that leaves the network a map to pool.
+        options: names of the switches that the factory takes, all off by default.
+    """
+
+    factory: Callable[..., nn.Module]
+    min_side: int
+    options: tuple[str, ...] = ()
+
+
+NETWORKS: dict[str, Network] = {
+    **{f"presnet{d}": Network(partial(presnet, d), 8, ("final_bn",)) for d in (18, 34, 50, 101)},
+    **{f"resnet{d}": Network(partial(resnet, d), 8) for d in (18, 34, 50, 101)},
+    "resnet20": Network(resnet20, 4),
+    "wrn40": Network(partial(wide_resnet40, 2), 4),
+    "wrn40_10": Network(partial(wide_resnet40, 10), 4),
+    **{f"densenet{d}": Network(partial(densenet, d), 4) for d in (40, 100)},
+    "resnext29": Network(resnext29, 4),
+    "allconvnet10": Network(allconvnet10, 24),
+    "googlenet": Network(googlenet, 8, ("published",)),
+    "nasnet": Network(nasnet, 4),
+    **{f"tvresnet{d}": Network(partial(tvresnet, d), 32, ("pretrained",)) for d in (18, 34, 50)},
+    "im_resnet18": Network(im_resnet18, 8),
+}
+NAMES: tuple[str, ...] = tuple(sorted(NETWORKS))
+OPTIONS: tuple[str, ...] = tuple(sorted({option for network in NETWORKS.values() for option in network.options}))
+
+
+def build(name: str, num_classes: int, image_shape: tuple[int, int, int], **options: bool) -> nn.Module:
+    """A freshly initialised network, in training mode: (batch, *image_shape) float -> (batch, num_classes) logits.
+
+    Args:
+        name: one of `NAMES`.
+        num_classes: number of outputs, at least 2.
+        image_shape: (channels, height, width), height equal to width.
+        **options: switches of this network, off by default: `final_bn` (presnet: batch norm and ReLU before pooling),
+            `published` (googlenet: the batch norm eps of the released code), `pretrained` (tvresnet: ImageNet
+            weights, downloaded by torchvision). A switch that is off may be given to every network.
+
+    Raises:
+        ConfigError: the name or an option is unknown, the network lacks the option, or the shape does not fit it.
+    """
+    if name not in NETWORKS:
+        raise ConfigError(f"Unknown network {name!r}{nearest(name, NAMES)}")
+    network = NETWORKS[name]
+    for option, value in options.items():
+        if option not in OPTIONS:
+            raise ConfigError(f"Unknown network option {option!r}{nearest(option, OPTIONS)}")
+        if not isinstance(value, bool):
+            raise ConfigError(f"Expected network option `{option}` to be true or false, but got {value!r}")
+        if value and option not in network.options:
+            having = ", ".join(n for n in NAMES if option in NETWORKS[n].options)
+            raise ConfigError(f"Expected a network with option `{option}` ({having}), but got {name!r}")
+    if num_classes < 2:
+        raise ConfigError(f"Expected `num_classes` to be at least 2, but got {num_classes!r}")
+    if len(image_shape) != 3 or image_shape[0] < 1 or image_shape[1] != image_shape[2]:
+        raise ConfigError(f"Expected `image_shape` to be (channels, side, side), but got {tuple(image_shape)!r}")
+    if image_shape[1] < network.min_side:
+        raise ConfigError(
+            f"Expected images of at least {network.min_side} pixels for {name!r}, but got {image_shape[1]}"
+        )
+    return network.factory(num_classes, image_shape, **{option: True for option, value in options.items() if value})

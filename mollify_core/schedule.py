@@ -1,0 +1,97 @@
+"""The mollification schedule: time t in [0, 1] -> noise level, blur scale and label strength; roles and times.
+
+Source: Heinonen et al., "Robust Classification by Coupling Data Mollification with Label Smoothing",
+AISTATS 2025, with the constants of its released code. All functions are elementwise over tensors of times.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mollify_core.recipe import Mollify
+
+LABEL_FLOOR = 0.3
+"""Blur scale in pixels at which a label is still hard: the paper's scale at t = 0."""
+
+
+def noise_level(t: Tensor, max_noise: float = 1.0) -> Tensor:
+    """Standard deviation sigma of the noise at time t, in [0, max_noise]: max_noise * sin(pi t / 2).
+
+    The image keeps alpha = sqrt(1 - sigma^2) (variance preserving), which at max_noise = 1 is cos(pi t / 2).
+    """
+    return max_noise * torch.sin(t * (math.pi / 2))
+
+
+def blur_scale(t: Tensor, min_blur: float, max_blur: float) -> Tensor:
+    """Blur scale s in pixels at time t: log-linear from min_blur (t = 0) to max_blur (t = 1).
+
+    The heat equation runs for the dissipation time s^2 / 2, which equals a Gaussian of standard deviation s.
+    """
+    return torch.exp(math.log(min_blur) * (1 - t) + math.log(max_blur) * t)
+
+
+def noise_strength(level: Tensor, power: float = 1.0) -> Tensor:
+    """Label strength of a noisy image: sigma^(2 k_n), which equals (1 + SNR)^(-k_n). In [0, 1]."""
+    return level.pow(2 * power)
+
+
+def blur_strength(scale: Tensor, side: int, power: float = 1.0) -> Tensor:
+    """Label strength of a blurred image: (log(s / 0.3) / log(side / 0.3))^k_b, in [0, 1].
+
+    It follows the blur that was really applied; with the paper's ends (0.3 px, the image side) it is t^k_b.
+    """
+    return (torch.log(scale / LABEL_FLOOR) / math.log(side / LABEL_FLOOR)).clamp(0, 1).pow(power)
+
+
+def beta_times(n: int, a: float, b: float, generator: torch.Generator) -> Tensor:
+    """(n,) float32 times t ~ Beta(a, b) on the generator's device."""
+    if a == 1:  # the inverse of the distribution function, about 30 times cheaper than the gamma sampler
+        u = torch.rand(n, generator=generator, device=generator.device)
+        return 1 - u.pow(1 / b)
+    shape = torch.tensor([[a], [b]], device=generator.device).expand(2, n).contiguous()
+    x, y = torch._standard_gamma(shape, generator=generator)
+    return x / (x + y)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The degradations of one batch, as contiguous segments: noisy rows first, then blurred rows, then clean ones.
+
+    Segments instead of a mask need no gather and no device synchronisation. The law is that of independent roles
+    whenever the rows of the batch are exchangeable, i.e. come from a shuffled order.
+
+    Attributes:
+        noise: (n,) noise level sigma of rows 0 .. n-1.
+        blur: (b,) blur scale in pixels of rows n .. n+b-1.
+        strength: (batch,) label strength of every row, 0 for clean rows.
+    """
+
+    noise: Tensor
+    blur: Tensor
+    strength: Tensor
+
+
+def draw(batch: int, side: int, config: Mollify, generator: torch.Generator) -> Draw:
+    """Roles and times of a batch of exchangeable rows, drawn from a CPU generator.
+
+    Args:
+        batch: number of rows.
+        side: image side in pixels.
+        config: the schedule; each row is clean with probability p_clean, else noisy with probability noise_share.
+        generator: a CPU generator, so that the segment sizes need no synchronisation.
+    """
+    role = torch.rand(batch, generator=generator)
+    p_noise = (1 - config.p_clean) * config.noise_share
+    noisy = int((role < p_noise).sum())
+    blurred = int((role < 1 - config.p_clean).sum()) - noisy
+    t = beta_times(noisy + blurred, config.beta_a, config.beta_b, generator)
+    level = noise_level(t[:noisy], config.max_noise)
+    scale = blur_scale(t[noisy:], config.min_blur, side if config.max_blur is None else config.max_blur)
+    strength = torch.zeros(batch)
+    strength[:noisy] = noise_strength(level, config.noise_power)
+    strength[noisy : noisy + blurred] = blur_strength(scale, side, config.blur_power)
+    return Draw(level, scale, strength.mul_(config.smoothing))

@@ -1,0 +1,264 @@
+"""Runs a settled sweep on Ray: the study's actor, the data sets, Tune in a thread, the live view and the trackers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mollify_core.errors import ConfigError
+from sweeps.plan import Node
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeps.driver import Sweep
+
+_POLL = 0.5  # seconds between looks at the study
+_SNAPSHOT = 30.0  # seconds between copies of the study to remote storage
+_ENVIRONMENT = {
+    # Ray would otherwise build every worker's environment anew when the driver was started by `uv run`.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own state is never restored: the study is the truth
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Training allocates the same buffers at every step; glibc would give them back to the system each time.
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+}
+
+
+class Stopped(Exception):
+    """The user, or the batch system, stopped the sweep."""
+
+
+def connect(address: str | None) -> None:
+    """Starts Ray on this machine, or connects to a running cluster.
+
+    Raises:
+        ConfigError: there is no such cluster.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import joblib
+    import ray
+    import torch
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"namespace": "mollify", "log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options |= {"address": "local", "num_cpus": joblib.cpu_count(), "num_gpus": torch.cuda.device_count()}
+        options |= {"include_dashboard": False}
+    else:
+        options |= {"address": address}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"Cannot connect to a Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+
+
+def cluster_nodes(address: str) -> list[Node]:
+    """The resources of every live machine of a running cluster."""
+    connect(address)
+    import ray
+
+    found = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    return [Node(r.get("CPU", 0), r.get("GPU", 0)) for r in found]
+
+
+def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, wandb_project: str) -> None:
+    """Runs the trials that are left.
+
+    Raises:
+        Stopped: the user stopped it.
+        MollifyError: the trackers or the cluster cannot be had.
+    """
+    from sweeps.trackers import Trackers
+    from sweeps.view import View
+
+    trackers = Trackers(
+        sweep=sweep.setup.sweep,
+        folder=sweep.local,
+        wandb=wandb,  # type: ignore[arg-type]
+        project=wandb_project,
+        notice=lambda text: view.notice(text),
+    )
+    view = View(
+        console,
+        name=sweep.name,
+        objective=sweep.setup.sweep["objectives"][0],
+        concurrent=sweep.placement.concurrent,
+        seconds_per_trial=sweep.seconds,
+    )
+    snapshots = Snapshots(sweep)
+    try:
+        with console.status("starting Ray"):
+            connect(address)
+            run = Run(sweep)
+        with view:
+            while run.alive():
+                _follow(run, trackers, view)
+                snapshots.maybe()
+                time.sleep(_POLL)
+            _follow(run, trackers, view)
+        run.check(console)
+    except KeyboardInterrupt:
+        raise Stopped("Stopped.") from None
+    finally:
+        import ray
+
+        snapshots.now()
+        trackers.close()
+        ray.shutdown()
+
+
+def _follow(run: Run, trackers: Any, view: Any) -> None:
+    events, status = run.look()
+    for kind, *rest in events:
+        if kind == "start":
+            number, recipe, params, reference = rest
+            trackers.start(number, recipe, params, reference=reference)
+        elif kind == "epoch":
+            trackers.epoch(*rest)
+        elif kind == "end":
+            trackers.end(*rest)
+        elif kind == "notice":
+            view.notice(*rest)
+    view.update(status)
+
+
+class Run:
+    """Tune at work in a thread, and the study's actor beside it."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from sweeps import feed
+        from sweeps.study import SweepStudy
+        from sweeps.trial import TrialSetup
+
+        self._name = f"study-{sweep.name}"
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"name": self._name, "namespace": "mollify", "num_cpus": 0, "scheduling_strategy": here}
+        actor: Any = ray.remote(SweepStudy)
+        self._study: Any = actor.options(**options).remote(sweep.setup)
+        self._status: dict[str, Any] = ray.get(self._study.status.remote())
+        shards, info = feed.datasets(sweep.prepared, sweep.base, sweep.placement.workers)
+        description = sweep.setup.sweep
+        setup = TrialSetup(
+            storage=sweep.store.uri,
+            study=self._name,
+            objectives=tuple(description["objectives"]),
+            workers=sweep.placement.workers,
+            cpus=sweep.placement.cpus,
+            gpus=sweep.placement.gpus,
+            feed=info,
+            provenance={k: description[k] for k in ("versions", "commit", "verified")},
+        )
+        import json
+
+        sweep.store.write("sweep.json", (json.dumps(description, indent=2) + "\n").encode())
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._tune, args=(sweep, setup, shards), daemon=True)
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def look(self) -> tuple[list[tuple], dict[str, Any]]:
+        """(the events since the last look, the status now)."""
+        import ray
+
+        events: list[tuple] = ray.get(self._study.drain.remote())
+        self._status = ray.get(self._study.status.remote())
+        return events, self._status
+
+    def check(self, console: Console) -> None:
+        """Says why a sweep ended early, when it did."""
+        if self._error is not None:
+            raise self._error
+        if self._status["stopped_by_failures"]:
+            console.print("[bold red]The sweep was ended: too many trials failed by a bug (see --max-failures).[/]")
+
+    def _tune(self, sweep: Sweep, setup: Any, shards: dict[str, Any]) -> None:
+        from ray import tune
+
+        from sweeps.searcher import StudySearcher
+        from sweeps.trial import run_trial
+
+        counts = self._status["counts"]
+        place = sweep.placement
+        bundle = (
+            {"CPU": place.cpus, **({"GPU": place.gpus} if place.gpus else {})}
+            if place.workers == 1
+            # The driver of a worker group only waits; claiming a CPU it could starve its own workers.
+            else {"node:__internal_head__": 0.001}
+        )
+        left = sweep.setup.trials - sum(counts[s] for s in ("COMPLETE", "PRUNED", "FAIL"))
+        scratch = tempfile.mkdtemp(prefix="mollify-tune-")
+        try:
+            trainable = tune.with_parameters(run_trial, setup=setup, datasets=shards)
+            tune.Tuner(
+                tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearcher(setup.study),
+                    num_samples=left,
+                    max_concurrent_trials=place.concurrent,
+                    reuse_actors=True,
+                    trial_name_creator=lambda trial: f"{sweep.name}-{trial.config.get('number', 0):05d}",
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=sweep.name,
+                    storage_path=scratch,
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=3),
+                ),
+            ).fit()
+        except BaseException as error:
+            self._error = error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Snapshots:
+    """Copies of a live SQLite study to a storage that is not local."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        prefix = "sqlite:///"
+        url = sweep.setup.url
+        live = Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
+        self._live = live if sweep.store.local is None else None
+        self._store, self._at = sweep.store, time.monotonic()
+        self._lock = threading.Lock()
+
+    def maybe(self) -> None:
+        """Starts a copy in the background when the last one is old."""
+        if self._live and time.monotonic() - self._at > _SNAPSHOT:
+            self._at = time.monotonic()
+            threading.Thread(target=self.now, daemon=True).start()
+
+    def now(self) -> None:
+        """Copies the study: a consistent state of it, as SQLite's own backup gives it."""
+        if not self._live or not self._live.exists():
+            return
+        with self._lock, tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "study.sqlite"
+            with contextlib.closing(sqlite3.connect(self._live)) as source:
+                with contextlib.closing(sqlite3.connect(copy)) as target:
+                    source.backup(target)
+            with contextlib.suppress(OSError):  # the next one will do; the live file is still here
+                self._store.write("study.sqlite", copy.read_bytes())

@@ -1,0 +1,465 @@
+"""The report of a sweep: the best recipe, a table of all trials, and an honest answer to "was it worth it?".
+
+Everything is read from the study; a report of a running sweep is possible at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mollify_core.errors import ConfigError, DataError, StorageError
+from sweeps.study import hide_password
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    PerImage = Mapping[int, Mapping[str, np.ndarray]]
+
+TOP = 10  # trials in the tables
+MIN_FOR_IMPORTANCE = 10  # completed trials; with fewer, the ranking of the parameters is noise
+METRICS = tuple(f"{k}_{m}" for k in ("clean", "corrupted") for m in ("nll", "error", "top5_error", "brier", "ece"))
+REFERENCES = {"paper": "the paper's default schedule", "plain": "plain training"}
+UNVERIFIED = "UNVERIFIED DATA: the files of this data set were not checked against official checksums"
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `build` made.
+
+    Attributes:
+        best: number of the best trial; None when no trial has completed.
+        summary: text of summary.md (Markdown).
+        files: everything written.
+    """
+
+    best: int | None
+    summary: str
+    files: tuple[Path, ...]
+
+
+def build(study: optuna.Study, out: Path, *, per_image: PerImage | None = None) -> Report:
+    """Writes trials.parquet, best_recipe.json, summary.md and plots/*.png into folder `out`, each file atomically.
+
+    Args:
+        study: a sweep's study.
+        out: local folder; made when missing.
+        per_image: trial number -> metric ("clean_nll", "clean_error", "corrupted_nll", "corrupted_error") -> (images,)
+            float, one value per validation image, in the same order for all trials; for paired differences between
+            the best trial and the references.
+
+    Raises:
+        ConfigError: the study is not a sweep's.
+        DataError: per-image values of two trials differ in number.
+        StorageError: `out` cannot be written.
+    """
+    import sweeps.plots as plots  # matplotlib is slow to import
+
+    best = best_trial(study)
+    important = importances(study)
+    summary = _summary(study, important, per_image or {})
+    files: list[Path] = []
+
+    def write(name: str, save: Callable[[Path], object]) -> None:
+        path = out / name
+        unfinished = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(unfinished)
+            os.replace(unfinished, path)
+        except OSError as error:
+            raise StorageError(f"Cannot write {str(path)!r}: {error.strerror or error}") from None
+        files.append(path)
+
+    write("trials.parquet", lambda path: _write_trials(study, path))
+    if best is not None:
+        text = json.dumps(_best_recipe(study, best), indent=2) + "\n"
+        write("best_recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write("summary.md", lambda path: path.write_text(summary, encoding="utf-8"))
+    for name, figure in plots.draw(study, important).items():
+        write(f"plots/{name}.png", partial(figure.savefig, format="png"))
+    return Report(None if best is None else best.number, summary, tuple(files))
+
+
+# ---- reading a study
+
+
+def sweep_of(study: optuna.Study) -> dict[str, Any]:
+    """The sweep that a study belongs to.
+
+    Raises:
+        ConfigError: it belongs to none.
+    """
+    if "sweep" not in study.user_attrs:
+        raise ConfigError(f"Expected the study of a sweep, but {study.study_name!r} was not made by mollify")
+    return study.user_attrs["sweep"]
+
+
+def completed(study: optuna.Study) -> list[FrozenTrial]:
+    """The completed trials, the best on the first objective first."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: (trial.values[0], trial.number))
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The best completed trial on the first objective; None when there is none."""
+    return next(iter(completed(study)), None)
+
+
+def reference_trial(study: optuna.Study, name: str) -> FrozenTrial | None:
+    """The completed trial of reference "paper" or "plain"; None when there is none."""
+    return next((t for t in completed(study) if t.user_attrs.get("reference") == name), None)
+
+
+def settings_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The settings of a trial's recipe, addressed by their own names as in `Recipe.with_`."""
+    flat: dict[str, Any] = {}
+    for key, value in trial.user_attrs.get("recipe", {}).items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    flat.pop("format", None)
+    return flat
+
+
+def searched(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+    """The searched parameters as the trial trained with them.
+
+    A reference may lie outside of the searched ranges; its recipe then differs from the parameters in the study.
+    """
+    known = {**trial.params, **settings_of(trial)}
+    return {name: known[name] for name in sweep_of(study)["space"] if name in known}
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Searched parameter -> share of the variance that it explains, the largest first; empty when it cannot be told.
+
+    fANOVA (Hutter et al. 2014) on the ranks of the first objective, so that a few diverged trials do not decide.
+    """
+    trials = [t for t in completed(study) if searched(study, t) == t.params]
+    if len(trials) < MIN_FOR_IMPORTANCE:
+        return {}
+    ranks = {trial.number: float(rank) for rank, trial in enumerate(trials)}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            view = optuna.create_study(directions=study.directions)
+            view.add_trials(trials)
+            numbered = {t.number: ranks[original.number] for t, original in zip(view.trials, trials, strict=True)}
+            names = list(sweep_of(study)["space"])
+            return optuna.importance.get_param_importances(
+                view, evaluator=evaluator, params=names, target=lambda trial: numbered[trial.number]
+            )
+    except (ValueError, RuntimeError):  # all values equal, or ranges that changed on the way
+        return {}
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def label(metric: str, unit: bool = True) -> str:
+    """A metric's name for readers: "corrupted_ece" is "corrupted ECE (%)"."""
+    kind, _, name = metric.partition("_")
+    words = {"nll": "NLL", "top5_error": "top-5 error", "brier": "Brier score", "ece": "ECE"}
+    return f"{kind} {words.get(name, name)}" + (" (%)" if unit and scale(metric) == 100 else "")
+
+
+def scale(metric: str) -> float:
+    """Factor from a metric to the number that is customarily shown: 100 for shares, else 1."""
+    return 100.0 if metric.endswith(("error", "ece")) else 1.0
+
+
+def _shown(metric: str, value: float | None, sign: str = "") -> str:
+    return NONE if value is None else f"{scale(metric) * value:{sign}#.4g}".rstrip(".")
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+# ---- files
+
+
+def _best_recipe(study: optuna.Study, best: FrozenTrial) -> dict[str, Any]:
+    sweep, attrs = sweep_of(study), best.user_attrs
+    keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
+    provenance = {"sweep": sweep["name"], "trial": best.number, **{key: sweep.get(key) for key in keys}}
+    provenance |= {key: attrs[key] for key in ("threads", "device") if key in attrs}
+    return {"recipe": attrs["recipe"], "metrics": attrs.get("metrics", {}), "provenance": provenance}
+
+
+def _write_trials(study: optuna.Study, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    trials = study.get_trials(deepcopy=False)
+    sweep = sweep_of(study)
+    attrs = [trial.user_attrs for trial in trials]
+    params, recipes = [trial.params for trial in trials], [settings_of(trial) for trial in trials]
+    metrics = [a.get("metrics", {}) for a in attrs]
+
+    def column(values: Iterable[Any], kind: pa.DataType | None = None) -> pa.Array:
+        values = [",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for v in values]
+        try:
+            return pa.array(values, kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # choices of several types
+            return pa.array([None if v is None else str(v) for v in values], pa.string())
+
+    def attribute(name: str, kind: pa.DataType) -> pa.Array:
+        return column((a.get(name) for a in attrs), kind)
+
+    columns = {
+        "number": column((trial.number for trial in trials), pa.int64()),
+        "state": column((trial.state.name for trial in trials), pa.string()),
+        "reference": attribute("reference", pa.string()),
+        "epochs_done": attribute("epochs_done", pa.int64()),
+        "seconds": attribute("seconds", pa.float64()),
+        **{f"param_{name}": column(p.get(name) for p in params) for name in sweep["space"]},
+        **{f"recipe_{name}": column(r.get(name) for r in recipes) for name in _union(recipes)},
+        **{name: column((m.get(name) for m in metrics), pa.float64()) for name in _union(metrics)},
+        **{name: attribute(name, pa.string()) for name in ("failure", "failure_message", "folder", "checkpoint")},
+        "verified": column([bool(sweep["verified"])] * len(trials), pa.bool_()),
+    }
+    pa.parquet.write_table(pa.table(columns), path)
+
+
+def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+# ---- the answer, for summary.md and for the terminal
+
+
+def _verdict(study: optuna.Study) -> str:
+    """The best trial against the paper's schedule and plain training, on the first objective, in plain sentences."""
+    ranked = completed(study)
+    if not ranked:
+        return "No trial has completed, so there is nothing to compare."
+    best, metric = ranked[0], sweep_of(study)["objectives"][0]
+    unit, points = (" %", " points") if scale(metric) == 100 else ("", "")
+    own = best.user_attrs.get("reference")
+    text = f"Best of {len(ranked)} completed trials: trial {best.number}" + (f" ({REFERENCES[own]})" if own else "")
+    text += f", with a {label(metric, unit=False)} of {_shown(metric, best.values[0])}{unit} on the validation images."
+    below = []
+    for name, words in REFERENCES.items():
+        other = reference_trial(study, name)
+        if other is None:
+            text += f" There is no result of {words} ({_why_missing(study, name)}), so nothing can be said against it."
+        elif other is best:
+            text += f" The search found nothing better than {words}."
+        else:
+            gain = other.values[0] - best.values[0]
+            share = f" ({100 * gain / other.values[0]:.3g} %)" if other.values[0] > 0 else ""
+            value = f"trial {other.number}: {_shown(metric, other.values[0])}{unit}"
+            below.append(f"{_shown(metric, gain)}{points}{share} below {words} ({value})")
+    return text + (f" That is {' and '.join(below)}." if below else "")
+
+
+def _why_missing(study: optuna.Study, name: str) -> str:
+    for trial in study.get_trials(deepcopy=False):
+        if trial.user_attrs.get("reference") == name:
+            failure = trial.user_attrs.get("failure")
+            return f"trial {trial.number} is {trial.state.name}" + (f", {failure}" if failure else "")
+    return "the sweep has no such trial"
+
+
+def _compared(study: optuna.Study) -> dict[str, FrozenTrial]:
+    """The best trial, the paper's and the plain one, as far as they exist."""
+    trials = {"best": best_trial(study), **{name: reference_trial(study, name) for name in REFERENCES}}
+    return {name: trial for name, trial in trials.items() if trial is not None}
+
+
+def _comparison(study: optuna.Study) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every validation metric of the compared trials, and by how much they differ from plain."""
+    measured = {name: trial.user_attrs.get("metrics", {}) for name, trial in _compared(study).items()}
+    others = [name for name in measured if name != "plain" and "plain" in measured]
+    rows = []
+    for metric in sorted(_union(measured.values()), key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)):
+        values = {name: m.get(metric) for name, m in measured.items()}
+        base = values.get("plain")
+        differences = [None if base is None or values[o] is None else values[o] - base for o in others]
+        row = [_shown(metric, v) for v in values.values()] + [_shown(metric, d, "+") for d in differences]
+        rows.append([label(metric), *row])
+    return ["validation", *measured, *(f"{name} − plain" for name in others)], rows
+
+
+def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Mean of first - second over images, and its 95 % interval by the normal approximation of paired differences.
+
+    Args:
+        first, second: (images,) float, image by image; at least two.
+
+    Raises:
+        DataError: they do not have the same images.
+    """
+    if first.shape != second.shape or first.ndim != 1 or first.size < 2:
+        raise DataError(
+            f"Expected per-image values of the same images, but got shapes {first.shape} and {second.shape}"
+        )
+    difference = first.astype(np.float64) - second
+    half = statistics.NormalDist().inv_cdf(0.975) * difference.std(ddof=1) / math.sqrt(difference.size)
+    mean = float(difference.mean())
+    return mean, mean - float(half), mean + float(half)
+
+
+def _paired(study: optuna.Study, per_image: PerImage) -> list[str]:
+    """Markdown lines: the paired differences on the first objective, or why there are none."""
+    metric, trials = sweep_of(study)["objectives"][0], _compared(study)
+    if metric.endswith("_ece"):
+        return ["The ECE has no value per image, so there is no paired interval.", ""]
+    rows = []
+    for one, other in (("best", "plain"), ("best", "paper"), ("paper", "plain")):
+        if one not in trials or other not in trials or trials[one] is trials[other]:
+            continue
+        first, second = (per_image.get(trials[name].number, {}).get(metric) for name in (one, other))
+        cells = ["no per-image values", NONE, NONE]
+        if first is not None and second is not None:
+            mean, low, high = paired_interval(first, second)
+            interval = f"{_shown(metric, low, '+')} to {_shown(metric, high, '+')}"
+            cells = [_shown(metric, mean, "+"), interval, "no" if low <= 0 <= high else "yes"]
+        rows.append([f"{one} − {other}", *cells])
+    header = [f"{label(metric)}, paired over images", "mean difference", "95 % interval", "excludes 0"]
+    note = "The intervals cover the choice of the validation images, not that of the training seed."
+    return [_markdown(header, rows), "", note, ""] if rows else []
+
+
+def _caveat(study: optuna.Study) -> str:
+    return (
+        f"Each figure comes from one training seed, and the best was chosen among {len(completed(study))} completed "
+        "trials by these same validation images, so its advantage is optimistic: confirm it with further seeds and on "
+        "the test set."
+    )
+
+
+def _top(study: optuna.Study, params: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the best trials on the first objective; with several objectives, all of the Pareto front."""
+    objectives = sweep_of(study)["objectives"]
+    metrics = [m for m in ("clean_error", "corrupted_error") if m not in objectives]
+    front = {t.number for t in study.best_trials} if len(objectives) > 1 else set()
+    ranked = completed(study)
+    rows = []
+    for trial in ranked[:TOP] + [t for t in ranked[TOP:] if t.number in front]:
+        notes = [trial.user_attrs.get("reference"), "Pareto" if trial.number in front else None]
+        values = [*trial.values, *(trial.user_attrs.get("metrics", {}).get(m) for m in metrics)]
+        used = searched(study, trial)
+        cells = [_shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
+        cells += [f"{trial.user_attrs.get('seconds', math.nan) / 60:.1f}", *(_setting(used.get(p)) for p in params)]
+        rows.append([" ".join([str(trial.number), *filter(None, notes)]), *cells])
+    return ["trial", *map(label, [*objectives, *metrics]), "minutes", *params], rows
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _summary(study: optuna.Study, important: Mapping[str, float], per_image: PerImage) -> str:
+    sweep, trials = sweep_of(study), study.get_trials(deepcopy=False)
+    lines = [] if sweep["verified"] else [f"> **{UNVERIFIED}.**", ""]
+    lines += [f"# Sweep {sweep['name']}: {sweep['dataset']}, {sweep['network']}", "", "## Was it worth it?", ""]
+    lines += [_verdict(study), ""]
+    if completed(study):
+        lines += [
+            _markdown(*_comparison(study)),
+            "",
+            *(_paired(study, per_image) if per_image else ()),
+            _caveat(study),
+            "",
+        ]
+        lines += ["## Best trials", "", _markdown(*_top(study, list(sweep["space"]))), ""]
+    counts = [f"{sum(t.state == s for t in trials)} {s.name}" for s in TrialState if any(t.state == s for t in trials)]
+    lines += ["## Trials", "", f"{len(trials)} in all: {', '.join(counts)}.", ""]
+    for kind, failed in _failures(trials).items():
+        message = str(failed[0].user_attrs.get("failure_message", "")).strip().partition("\n")[0][:200]
+        numbers = ", ".join(str(t.number) for t in failed)
+        lines += [f"- {kind}: trial {numbers}" + (f"; first: {message}" if message else "")]
+    lines += ["", "## Importance of the parameters", ""]
+    if important:
+        lines += ["Share of the variance of the trials' ranks on the first objective (fANOVA); a rough guide.", ""]
+        lines += [_markdown(["parameter", "share (%)"], [[k, f"{100 * v:.1f}"] for k, v in important.items()]), ""]
+    else:
+        few = f"It takes {MIN_FOR_IMPORTANCE} completed trials inside the searched ranges that differ in value."
+        lines += [f"Cannot be computed. {few}", ""]
+    lines += ["## Provenance", "", _markdown(["", "value"], _provenance(sweep))]
+    return "\n".join(lines) + "\n"
+
+
+def _failures(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+    kinds: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        if trial.state == TrialState.FAIL:
+            kinds.setdefault(trial.user_attrs.get("failure", "unknown"), []).append(trial)
+    return kinds
+
+
+def _provenance(sweep: Mapping[str, Any]) -> list[list[str]]:
+    shown = {
+        "objectives": ", ".join(sweep["objectives"]),
+        "data": f"{sweep['dataset']}, {'verified' if sweep['verified'] else 'UNVERIFIED'}, {sweep['fingerprint']}",
+        "sampler, pruner, seed": f"{sweep['sampler']}, {sweep['pruner']}, {sweep['seed']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in sweep["versions"].items()),
+        "commit": sweep["commit"],
+        "created": sweep["created"],
+        "storage": sweep["storage"],
+        "study": hide_password(sweep["study_url"]),
+    }
+    return [[name, _setting(value)] for name, value in shown.items()]
+
+
+def print_result(console: Console, study: optuna.Study, *, report_uri: str, commands: list[tuple[str, str]]) -> None:
+    """Prints how a sweep ended: the answer, the best recipe, the top trials, and how to look closer.
+
+    Args:
+        console: where to.
+        study: a sweep's study.
+        report_uri: where the report lies.
+        commands: (description, command) pairs.
+    """
+    from rich.text import Text
+
+    sweep, best = sweep_of(study), best_trial(study)
+    if not sweep["verified"]:
+        console.print(Text(UNVERIFIED, style="bold red"))
+    console.rule(Text(f"{sweep['name']}: {sweep['dataset']}, {sweep['network']}"))
+    console.print(Text(_verdict(study)))
+    if best is not None:
+        console.print(_rich_table("Against the references", *_comparison(study)))
+        columns = {name: searched(study, trial) for name, trial in _compared(study).items() if name != "plain"}
+        rows = [[setting, *(_setting(c.get(setting)) for c in columns.values())] for setting in columns["best"]]
+        console.print(_rich_table(f"Best recipe (trial {best.number})", ["setting", *columns], rows))
+        room = max(0, (console.width - 70) // 14)  # the rest of the parameters is in the report
+        console.print(_rich_table("Best trials", *_top(study, list(importances(study) or sweep["space"])[:room])))
+        console.print(Text(_caveat(study), style="dim"))
+    for kind, failed in _failures(study.get_trials(deepcopy=False)).items():
+        console.print(Text(f"failed ({kind}): trial {', '.join(str(t.number) for t in failed)}", style="red"))
+    for description, command in [("report", report_uri), *commands]:
+        console.print(Text.assemble((f"{description}: ", "bold"), command), soft_wrap=True)
+
+
+def _rich_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,44 @@
+"""`python sweeps/search.py --dataset cifar100`: search the mollification schedule of an image classifier.
+
+The story of a sweep: prepare the data, settle what is searched, print the plan, run Tune with a live view, report.
+The study is the truth: killed at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from mollify_core.errors import MollifyError
+from sweeps.arguments import parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a sweep; returns the exit code: 0 done, 1 the sweep failed, 2 bad input, 130 stopped by the user."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
+    try:
+        args = parser().parse_args(argv)
+        signal.signal(signal.SIGTERM, _interrupt)  # the batch systems' Ctrl-C
+        from sweeps.driver import run
+
+        return run(args)
+    except MollifyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped before anything was started", file=sys.stderr)
+        return 130
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

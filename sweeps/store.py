@@ -1,0 +1,115 @@
+"""Where a sweep is kept: a local folder or s3://bucket/prefix (other stores by AWS_ENDPOINT_URL), and its layout.
+
+<storage>/<sweep>/
+  sweep.json                     what the sweep is
+  study.sqlite                   the study (a snapshot of it, when the storage is not local)
+  trials/00012/                  recipe.json, metrics.jsonl, validation.npz, checkpoints/epoch-0007/
+  report/                        trials.parquet, best_recipe.json, summary.md, plots/*.png
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pyarrow import fs
+
+from mollify_core.checkpoint import make_folder
+from mollify_core.errors import StorageError
+
+_RETRY_SECONDS = (0.2, 1, 3, 10, 30)
+T = TypeVar("T")
+
+
+class Store:
+    """A folder on local disk or in an object store. Cheap to build, and picklable by its `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        try:
+            if "://" in uri:
+                self.fs, self.root = fs.FileSystem.from_uri(uri)
+            else:
+                self.fs, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise StorageError(f"Cannot use storage {uri!r}: {_first_line(error)}") from None
+        self.uri = uri.rstrip("/") if "://" in uri else self.root
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.uri,)
+
+    def __truediv__(self, name: str) -> Store:
+        if "?" in self.uri:  # options of a URI stand behind the path
+            path, _, options = self.uri.partition("?")
+            return Store(f"{path.rstrip('/')}/{name}?{options}")
+        return Store(f"{self.uri}/{name}")
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, when it is on this machine's disk."""
+        return Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file as a whole: a reader sees the old content or the new one, never a part."""
+        path = f"{self.root}/{name}"
+        make_folder(self.fs, path.rsplit("/", 1)[0])
+        if self.local is None:  # an object appears when its upload is complete
+            with self.fs.open_output_stream(path, compression=None) as stream:
+                stream.write(data)
+            return
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, or None when there is none.
+
+        Raises:
+            OSError: the storage failed.
+        """
+        try:
+            with self.fs.open_input_stream(f"{self.root}/{name}", compression=None) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def upload(self, folder: Path) -> None:
+        """Copies the files below a local folder here."""
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.write(file.relative_to(folder).as_posix(), file.read_bytes())
+
+    def check_writable(self) -> None:
+        """Writes and removes a small file.
+
+        Raises:
+            StorageError: the storage cannot be written; one sentence.
+        """
+        probe = f".probe-{os.getpid()}"
+        try:
+            self.write(probe, b"mollify")
+            self.fs.delete_file(f"{self.root}/{probe}")
+        except OSError as error:
+            raise StorageError(f"Cannot write to storage {self.uri!r}: {_first_line(error)}") from None
+
+
+def retry(action: Callable[[], T]) -> T:
+    """Runs `action`, again after growing pauses while the storage fails; after the last, its OSError is raised."""
+    for pause in _RETRY_SECONDS:
+        try:
+            return action()
+        except OSError:
+            time.sleep(pause)
+    return action()
+
+
+def trial_folder(number: int) -> str:
+    return f"trials/{number:05d}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
