@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if study is not None and left <= 0:
         console.print(f"\nSweep {sweep.name} is finished: it has all its {sweep.setup.trials} trials.")
-        return _report(console, sweep)
+        return _report(console, sweep, args)
     sweep.store.check_writable()
     sweep.local.mkdir(parents=True, exist_ok=True)
     with _claimed(sweep.local):
@@ -93,9 +92,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             execute(sweep, console, address=args.address, wandb=args.wandb, wandb_project=args.wandb_project)
         except Stopped as stop:
-            console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:\n  {_command()}")
+            console.print(
+                f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:\n  {_command(args.argv)}"
+            )
             return 130
-        return _report(console, sweep)
+        return _report(console, sweep, args)
 
 
 def settle(args: argparse.Namespace, console: Console) -> Sweep:
@@ -315,66 +316,58 @@ def _claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def _report(console: Console, sweep: Sweep) -> int:
+def _report(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
     """Builds and prints the report; 1 when no trial completed."""
     study = load_study(sweep.setup.url, sweep.name)
     assert study is not None
     folder = Path(tempfile.mkdtemp(prefix="mollify-report-"))
     try:
-        report.build(study, folder, per_image=_per_image(sweep, study))
+        built = report.build(study, folder, per_image=_per_image(sweep, study))
         (sweep.store / "report").upload(folder)
     finally:
         shutil.rmtree(folder)
     here = f"{sweep.store.uri}/report"
     best = "best_recipe.json"
-    recipe = f"{here}/{best}" if sweep.store.local else best
-    data = _data_flags()
+    train = ["python", "-m", "mollify_core.train", f"{here}/{best}" if sweep.store.local else best, *_data_flags(args)]
     commands = [
-        ("look at the study", f"optuna-dashboard {shlex.quote(sweep.setup.sweep['study_url'])}"),
-        ("look at the curves", f"tensorboard --logdir {shlex.quote(str(sweep.local / 'tensorboard'))}"),
-        ("train the best again, alone", f"python -m mollify_core.train {shlex.quote(recipe)}{data}"),
-        ("search on", _command(trials=2 * sweep.setup.trials)),
+        ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.sweep["study_url"]])),
+        ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
+        ("train the best again, alone", shlex.join(train)),
+        ("search on", _command(args.argv, trials=2 * sweep.setup.trials)),
     ]
     report.print_result(console, study, report_uri=here, commands=commands)
-    return 0 if report.completed(study) else 1
+    return 1 if built.best is None else 0
 
 
 def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndarray]]:
     """Values over the validation images of the trials that are compared image by image."""
-    trials = [report.best_trial(study), *(report.reference_trial(study, n) for n in ("paper", "plain"))]
     result = {}
-    for trial in trials:
-        data = trial and sweep.store.read(f"{trial_folder(trial.number)}/validation.npz")
-        if trial and data:
+    for trial in report.Results(study).compared.values():
+        data = sweep.store.read(f"{trial_folder(trial.number)}/validation.npz")
+        if data:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 result[trial.number] = dict(arrays)
     return result
 
 
-def _command(trials: int | None = None) -> str:
+def _command(argv: list[str], trials: int | None = None) -> str:
     """The command that was typed, with another number of trials when given."""
-    argv = list(sys.argv[1:])
+    words = list(argv)
     if trials is not None:
-        for i, word in enumerate(argv):
+        for i, word in enumerate(words):
             if word == "--trials":
-                argv[i : i + 2] = []
+                del words[i : i + 2]
                 break
             if word.startswith("--trials="):
-                del argv[i]
+                del words[i]
                 break
-        argv += ["--trials", str(trials)]
-    return shlex.join(["python", "sweeps/search.py", *argv])
+        words += ["--trials", str(trials)]
+    return shlex.join(["python", "sweeps/search.py", *words])
 
 
-def _data_flags() -> str:
-    """Those options of the command that was typed that say where the data is."""
-    from sweeps.arguments import parser
-
-    args = parser().parse_args(sys.argv[1:])
+def _data_flags(args: argparse.Namespace) -> list[str]:
+    """Those options that say where the data is, for a command of another program."""
     flags: list[str] = []
-    for name in ("data_dir", "cache_dir"):
-        if getattr(args, name):
-            flags += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    if args.allow_unverified:
-        flags.append("--allow-unverified")
-    return " " + shlex.join(flags) if flags else ""
+    for flag, value in (("--data-dir", args.data_dir), ("--cache-dir", args.cache_dir)):
+        flags += [flag, value] if value else []
+    return flags + ["--allow-unverified"] * args.allow_unverified

@@ -26,6 +26,7 @@ _SNAPSHOT = 30.0  # seconds between copies of the study to remote storage
 _ENVIRONMENT = {
     # Ray would otherwise build every worker's environment anew when the driver was started by `uv run`.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune's thread must not start a Ray of its own while ours shuts down
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -51,12 +52,16 @@ def connect(address: str | None) -> None:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # workers import the very code that the driver runs
     import joblib
     import ray
     import torch
 
     if ray.is_initialized():
         return
+    for logger in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     options: dict[str, Any] = {"namespace": "mollify", "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "num_cpus": joblib.cpu_count(), "num_gpus": torch.cuda.device_count()}

@@ -1,6 +1,6 @@
 """The pictures of a sweep, drawn headless with matplotlib in colours that colour-blind readers can tell apart.
 
-Each function takes the study and returns a figure, or None when there are too few trials to show anything.
+Each function takes the results of a sweep and returns a figure, or None when there are too few trials to show anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import optuna
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.report import best_trial, completed, label, reference_trial, scale, searched, sweep_of
+from sweeps.report import Results, label, scale
 
 # Okabe & Ito (2008), Color Universal Design
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9A9A9A"
@@ -43,33 +42,33 @@ STYLE: Any = {
 }
 
 
-def draw(study: optuna.Study, importances: Mapping[str, float]) -> dict[str, Figure]:
-    """Name of the plot -> figure, for every plot that the study has enough trials for."""
+def draw(results: Results) -> dict[str, Figure]:
+    """Name of the plot -> figure, for every plot that there are enough trials for."""
     with mpl.rc_context(STYLE):
         figures = {
-            "history": history(study),
-            "importance": importance(study, importances),
-            "parallel": parallel(study),
-            "curves": curves(study),
-            "pareto": pareto(study),
-            "slices": slices(study),
+            "history": history(results),
+            "importance": importance(results),
+            "parallel": parallel(results),
+            "curves": curves(results),
+            "pareto": pareto(results),
+            "slices": slices(results),
         }
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def history(study: optuna.Study) -> Figure | None:
+def history(results: Results) -> Figure | None:
     """The first objective by trial number, and the best so far."""
-    done = sorted(completed(study), key=lambda trial: trial.number)
+    done = sorted(results.completed, key=lambda trial: trial.number)
     if len(done) < 2:
         return None
-    figure, axes = _figure(study, "How the search went", 8, 4.6)
-    metric = sweep_of(study)["objectives"][0]
+    figure, axes = _figure(results, "How the search went", 8, 4.6)
+    metric = results.metric
     numbers, values = [t.number for t in done], _values(done, metric)
-    pruned = [t for t in _trials(study, TrialState.PRUNED) if t.intermediate_values]
-    failed = _trials(study, TrialState.FAIL)
+    pruned = [t for t in _trials(results, TrialState.PRUNED) if t.intermediate_values]
+    failed = _trials(results, TrialState.FAIL)
     limits = _limits(values)
     best = np.minimum.accumulate(values)
-    end = len(study.get_trials(deepcopy=False)) - 1
+    end = len(results.trials) - 1
     axes.step([*numbers, end], [*best, best[-1]], where="post", color=BLUE, lw=1.6, label="best so far")
     axes.scatter(numbers, _inside(values, limits), s=34, color=BLUE, alpha=0.75, lw=0, label="completed")
     if pruned:
@@ -79,7 +78,7 @@ def history(study: optuna.Study) -> Figure | None:
     if failed:
         style = {"s": 36, "marker": "x", "color": "black", "lw": 1.3, "clip_on": False, "zorder": 6}
         axes.scatter([t.number for t in failed], [limits[0]] * len(failed), label="failed (no value)", **style)
-    for name, trial in _marked(study):
+    for name, trial in _marked(results):
         _mark(axes, name, trial, trial.number, _inside(_values([trial], metric), limits))
     note = "points on the upper edge lie beyond it"
     axes.text(1, 1.01, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color="#666666")
@@ -89,13 +88,13 @@ def history(study: optuna.Study) -> Figure | None:
     return figure
 
 
-def importance(study: optuna.Study, importances: Mapping[str, float]) -> Figure | None:
-    """The share of each searched parameter, as `report.importances` tells it."""
-    if not importances:
+def importance(results: Results) -> Figure | None:
+    """The share of each searched parameter in the variance of the ranks."""
+    if not results.importances:
         return None
-    metric = sweep_of(study)["objectives"][0]
-    figure, axes = _figure(study, f"What {label(metric)} depends on", 7, 1.4 + 0.34 * len(importances))
-    names, shares = list(importances), [100 * share for share in importances.values()]
+    names, shares = list(results.importances), [100 * share for share in results.importances.values()]
+    title = f"What the {label(results.metric, unit=False)} depends on"
+    figure, axes = _figure(results, title, 7, 1.4 + 0.34 * len(names))
     bars = axes.barh(names, shares, color=BLUE, height=0.62)
     axes.bar_label(bars, fmt="%.0f", padding=4)
     axes.invert_yaxis()
@@ -106,22 +105,22 @@ def importance(study: optuna.Study, importances: Mapping[str, float]) -> Figure 
     return figure
 
 
-def parallel(study: optuna.Study) -> Figure | None:
+def parallel(results: Results) -> Figure | None:
     """Parallel coordinates over the searched parameters, coloured by the first objective."""
-    sweep = sweep_of(study)
+    sweep = results.sweep
     metric, names = sweep["objectives"][0], list(sweep["space"])
-    done, pruned = completed(study), _trials(study, TrialState.PRUNED)
+    done, pruned = results.completed, _trials(results, TrialState.PRUNED)
     if len(done) < 3 or len(names) < 2:
         return None
-    figure, axes = _figure(study, "Parameters of all trials", max(7, 1.25 * len(names) + 2), 5)
+    figure, axes = _figure(results, "Parameters of all trials", max(7, 1.25 * len(names) + 2), 5)
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    everyone = [searched(study, trial) for trial in [*done, *pruned]]
+    everyone = [results.searched(trial) for trial in [*done, *pruned]]
     scales = [_Scale(sweep["space"][name], [p[name] for p in everyone if name in p]) for name in names]
 
     def line(trial: FrozenTrial) -> np.ndarray:
-        params = searched(study, trial)
+        params = results.searched(trial)
         heights = [s.place(params[n]) if n in params else math.nan for n, s in zip(names, scales, strict=True)]
         return np.column_stack([np.arange(len(names)), heights])
 
@@ -131,7 +130,8 @@ def parallel(study: optuna.Study) -> Figure | None:
     lines = LineCollection([line(t) for t in done[::-1]], cmap="viridis", norm=norm, lw=1.2, alpha=0.7, zorder=2)
     lines.set_array(values[::-1])
     axes.add_collection(lines)
-    for (name, trial), width in zip(_marked(study), (5, 2.6, 2.6), strict=False):  # plain often lies under paper
+    for name, trial in _marked(results):
+        width = 5 if name == "plain" else 2.6  # it often lies under the paper's
         text = f"{name} (trial {trial.number})"
         axes.plot(*line(trial).T, color=MARKED[name][0], lw=width, marker="o", ms=width + 2, zorder=4, label=text)
     for x, axis in enumerate(scales):
@@ -143,20 +143,21 @@ def parallel(study: optuna.Study) -> Figure | None:
     axes.set(xlim=(-0.45, len(names) - 0.85), ylim=(-0.04, 1.04), yticks=[])
     axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
     axes.tick_params(axis="x", length=0)
-    bar = figure.colorbar(ScalarMappable(norm, "viridis_r"), ax=axes, pad=0.01, aspect=30, label=label(metric))
+    opaque = ScalarMappable(lines.norm, lines.cmap)
+    bar = figure.colorbar(opaque, ax=axes, pad=0.01, aspect=30, label=label(metric))
     bar.outline.set_visible(False)
     _legend(figure)
     return figure
 
 
-def curves(study: optuna.Study) -> Figure | None:
+def curves(results: Results) -> Figure | None:
     """The objective by epoch, of sweeps with a single objective."""
-    objectives = sweep_of(study)["objectives"]
-    trials = [t for t in study.get_trials(deepcopy=False) if len(t.intermediate_values) > 1]
+    objectives = results.sweep["objectives"]
+    trials = [t for t in results.trials if len(t.intermediate_values) > 1]
     if len(objectives) > 1 or not trials:
         return None
-    figure, axes = _figure(study, "Learning curves", 8, 4.5)
-    marked = {trial.number: name for name, trial in _marked(study)}
+    figure, axes = _figure(results, "Learning curves", 8, 4.5)
+    marked = {trial.number: name for name, trial in _marked(results)}
     shown: list[float] = []
     labelled: set[str] = set()
     for trial in sorted(trials, key=lambda t: (t.number in marked, t.state == TrialState.COMPLETE)):
@@ -178,17 +179,16 @@ def curves(study: optuna.Study) -> Figure | None:
     return figure
 
 
-def pareto(study: optuna.Study) -> Figure | None:
+def pareto(results: Results) -> Figure | None:
     """Every pair of the (first three) objectives, and the trials that no other beats on all objectives."""
-    objectives, done = sweep_of(study)["objectives"], completed(study)
+    objectives, done = results.sweep["objectives"], results.completed
     if len(objectives) < 2 or len(done) < 3:
         return None
     pairs = list(itertools.combinations(range(min(3, len(objectives))), 2))
-    figure, grid = _figure(study, "Trade-off between the objectives", 1.2 + 4.6 * len(pairs), 5, columns=len(pairs))
-    front = {trial.number for trial in study.best_trials}
+    figure, grid = _figure(results, "Trade-off between the objectives", 1.2 + 4.6 * len(pairs), 5, columns=len(pairs))
     for axes, (i, j) in zip(np.atleast_1d(grid), pairs, strict=True):
         x, y = (_values(done, objectives[k], k) for k in (i, j))
-        on = np.array([t.number in front for t in done])
+        on = np.array([t.number in results.front for t in done])
         frame = _limits(x), _limits(y)
         inside = np.column_stack([_inside(x, frame[0]), _inside(y, frame[1])])
         axes.scatter(*inside[~on].T, s=34, color=GREY, alpha=0.7, lw=0, label="completed")
@@ -196,23 +196,23 @@ def pareto(study: optuna.Study) -> Figure | None:
         if len(objectives) == 2:  # with more, the front is no line in this plane
             order = np.argsort(x[on])
             axes.step(x[on][order], y[on][order], where="post", color=BLUE, lw=1.2)
-        for name, trial in _marked(study):
+        for name, trial in _marked(results):
             _mark(axes, name, trial, *inside[[t.number for t in done].index(trial.number)])
         axes.set(xlabel=label(objectives[i]), ylabel=label(objectives[j]), xlim=frame[0], ylim=frame[1])
     _legend(figure)
     return figure
 
 
-def slices(study: optuna.Study) -> Figure | None:
+def slices(results: Results) -> Figure | None:
     """The first objective over each searched parameter by itself, coloured by trial number."""
-    sweep, done = sweep_of(study), completed(study)
+    sweep, done = results.sweep, results.completed
     metric, names = sweep["objectives"][0], list(sweep["space"])
     if len(done) < 3 or not names:
         return None
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
     size = 2.9 * columns + 1, 2.5 * rows + 1
-    figure, grid = _figure(study, "One parameter at a time (darker: later trial)", *size, rows, columns)
+    figure, grid = _figure(results, "One parameter at a time (darker: later trial)", *size, rows, columns)
     values = _values(done, metric)
     limits = _limits(values)
     newest = max(t.number for t in done)
@@ -220,12 +220,12 @@ def slices(study: optuna.Study) -> Figure | None:
     for axes in np.ravel(grid)[len(names) :]:
         axes.set_visible(False)
     for index, (axes, name) in enumerate(zip(np.ravel(grid), names, strict=False)):
-        axis = _Scale(sweep["space"][name], [searched(study, t).get(name) for t in done])
-        at = {t.number: axis.place(searched(study, t).get(name)) for t in done}
+        axis = _Scale(sweep["space"][name], [results.searched(t).get(name) for t in done])
+        at = {t.number: axis.place(results.searched(t).get(name)) for t in done}
         norm = Normalize(-0.35 * newest, newest)  # the palest blues do not show on white
         style: dict[str, Any] = {"cmap": "Blues", "norm": norm, "s": 24, "lw": 0.3, "edgecolor": BLUE}
         axes.scatter(list(at.values()), list(heights.values()), c=list(at), **style)
-        for mark, trial in _marked(study):
+        for mark, trial in _marked(results):
             _mark(axes, mark, trial, at[trial.number], heights[trial.number], 0.6)
         axes.set_xticks(*zip(*axis.ticks(), strict=True), fontsize=8)
         axes.set(xlabel=name, xlim=(-0.06, 1.06), ylim=limits)
@@ -241,7 +241,7 @@ class _Scale:
     """Where a parameter's values stand between 0 and 1 on an axis of its own: linear, logarithmic or by choice."""
 
     def __init__(self, space: Mapping[str, Any], values: Iterable[Any]) -> None:
-        self._choices = [str(choice) for choice in space.get("choices", [])]
+        self._choices = list(space.get("choices", []))
         self._log = bool(space.get("log"))
         if not self._choices:
             numbers = [float(v) for v in (space["low"], space["high"], *values) if v is not None]
@@ -250,8 +250,8 @@ class _Scale:
     def place(self, value: Any) -> float:
         """NaN, which is not drawn, for a value that has no place."""
         if self._choices:
-            known = str(value) in self._choices
-            return (self._choices.index(str(value)) + 0.5) / len(self._choices) if known else math.nan
+            known = value in self._choices
+            return (self._choices.index(value) + 0.5) / len(self._choices) if known else math.nan
         if value is None:
             return math.nan
         low, high, at = (math.log(v) if self._log else v for v in (self._low, self._high, float(value)))
@@ -260,7 +260,7 @@ class _Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Places and texts: both ends, and round values in between."""
         if self._choices:
-            return [(self.place(choice), choice) for choice in self._choices]
+            return [(self.place(choice), str(choice)) for choice in self._choices]
         subs = (1.0, 3.0) if self._log and self._high / self._low > 20 else (1.0, 2.0, 5.0)
         locator = LogLocator(subs=subs, numticks=20) if self._log else MaxNLocator(4)
         between = [v for v in locator.tick_values(self._low, self._high) if 0.12 < self.place(v) < 0.88]
@@ -273,9 +273,9 @@ def _short(value: float) -> str:
     return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
 
 
-def _figure(study: optuna.Study, title: str, width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
+def _figure(results: Results, title: str, width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
     """A figure and its axes; the title names the sweep, and says so when the data is not verified."""
-    sweep = sweep_of(study)
+    sweep = results.sweep
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns)
     warning, color = ("", "black") if sweep["verified"] else ("UNVERIFIED DATA\n", RED)
@@ -292,10 +292,9 @@ def _legend(figure: Figure) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
 
 
-def _marked(study: optuna.Study) -> list[tuple[str, FrozenTrial]]:
+def _marked(results: Results) -> list[tuple[str, FrozenTrial]]:
     """The references and the best trial, the best last, so that it is drawn on top."""
-    trials = {name: reference_trial(study, name) for name in ("plain", "paper")} | {"best": best_trial(study)}
-    return [(name, trial) for name, trial in trials.items() if trial is not None]
+    return list(results.compared.items())[::-1]
 
 
 def _mark(axes: Axes, name: str, trial: FrozenTrial, x: float, y: Any, size: float = 1.0) -> None:
@@ -308,8 +307,8 @@ def _values(trials: Iterable[FrozenTrial], metric: str, index: int = 0) -> np.nd
     return scale(metric) * np.array([trial.values[index] for trial in trials])
 
 
-def _trials(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(state,))
+def _trials(results: Results, state: TrialState) -> list[FrozenTrial]:
+    return [trial for trial in results.trials if trial.state == state]
 
 
 def _limits(values: Iterable[float]) -> tuple[float, float]:

@@ -9,10 +9,9 @@ import json
 import math
 import os
 import statistics
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +68,9 @@ def build(study: optuna.Study, out: Path, *, per_image: PerImage | None = None) 
     """
     import sweeps.plots as plots  # matplotlib is slow to import
 
-    best = best_trial(study)
-    important = importances(study)
-    summary = _summary(study, important, per_image or {})
+    results = Results(study)
+    best = results.compared.get("best")
+    summary = _summary(results, per_image or {})
     files: list[Path] = []
 
     def write(name: str, save: Callable[[Path], object]) -> None:
@@ -85,44 +84,76 @@ def build(study: optuna.Study, out: Path, *, per_image: PerImage | None = None) 
             raise StorageError(f"Cannot write {str(path)!r}: {error.strerror or error}") from None
         files.append(path)
 
-    write("trials.parquet", lambda path: _write_trials(study, path))
+    write("trials.parquet", partial(_write_trials, results))
     if best is not None:
-        text = json.dumps(_best_recipe(study, best), indent=2) + "\n"
+        text = json.dumps(_best_recipe(results, best), indent=2) + "\n"
         write("best_recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
     write("summary.md", lambda path: path.write_text(summary, encoding="utf-8"))
-    for name, figure in plots.draw(study, important).items():
+    for name, figure in plots.draw(results).items():
         write(f"plots/{name}.png", partial(figure.savefig, format="png"))
     return Report(None if best is None else best.number, summary, tuple(files))
 
 
-# ---- reading a study
+class Results:
+    """What a sweep's study says, read once.
 
-
-def sweep_of(study: optuna.Study) -> dict[str, Any]:
-    """The sweep that a study belongs to.
+    Attributes:
+        sweep: the study's `sweep` attribute.
+        metric: name of the first objective; the best trial is the best on this one.
+        trials: all trials, by number.
+        completed: the completed ones, the best on the first objective first.
+        front: numbers of the trials that no other beats on all objectives, when there are several.
+        compared: "best", "paper" and "plain" -> completed trial, as far as they exist.
 
     Raises:
-        ConfigError: it belongs to none.
+        ConfigError: the study is not a sweep's.
     """
-    if "sweep" not in study.user_attrs:
-        raise ConfigError(f"Expected the study of a sweep, but {study.study_name!r} was not made by mollify")
-    return study.user_attrs["sweep"]
 
+    def __init__(self, study: optuna.Study) -> None:
+        if "sweep" not in study.user_attrs:
+            raise ConfigError(f"Expected the study of a sweep, but {study.study_name!r} was not made by mollify")
+        self.sweep: dict[str, Any] = study.user_attrs["sweep"]
+        self.metric: str = self.sweep["objectives"][0]
+        self.trials = study.get_trials(deepcopy=False)
+        done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        self.completed = sorted(done, key=lambda trial: (trial.values[0], trial.number))
+        self.front = {trial.number for trial in study.best_trials} if len(self.sweep["objectives"]) > 1 else set()
+        found = {"best": self.completed[0]} if done else {}
+        found |= {t.user_attrs["reference"]: t for t in done if "reference" in t.user_attrs}
+        self.compared = {name: found[name] for name in ("best", *REFERENCES) if name in found}
 
-def completed(study: optuna.Study) -> list[FrozenTrial]:
-    """The completed trials, the best on the first objective first."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(trials, key=lambda trial: (trial.values[0], trial.number))
+    def searched(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The searched parameters as the trial trained with them.
 
+        A reference may lie outside of the searched ranges; its recipe then differs from the parameters in the study.
+        """
+        known = {**trial.params, **settings_of(trial)}
+        return {name: known[name] for name in self.sweep["space"] if name in known}
 
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The best completed trial on the first objective; None when there is none."""
-    return next(iter(completed(study)), None)
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """Searched parameter -> share of the variance it explains, the largest first; empty when that cannot be told.
 
-
-def reference_trial(study: optuna.Study, name: str) -> FrozenTrial | None:
-    """The completed trial of reference "paper" or "plain"; None when there is none."""
-    return next((t for t in completed(study) if t.user_attrs.get("reference") == name), None)
+        fANOVA (Hutter et al. 2014) on the ranks of the first objective, so that a few diverged trials do not decide.
+        """
+        trials = [trial for trial in self.completed if self.searched(trial) == trial.params]
+        if len(trials) < MIN_FOR_IMPORTANCE or trials[0].values[0] == trials[-1].values[0]:
+            return {}
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            ranked = optuna.create_study(directions=["minimize"] * len(trials[0].values))
+            ranked.add_trials(trials)  # numbered anew, by rank
+            return optuna.importance.get_param_importances(
+                ranked,
+                evaluator=optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0),
+                params=list(self.sweep["space"]),
+                target=lambda trial: float(trial.number),
+            )
+        except (ValueError, RuntimeError):  # no parameter varies, or the ranges changed on the way
+            return {}
+        finally:
+            optuna.logging.set_verbosity(verbosity)
 
 
 def settings_of(trial: FrozenTrial) -> dict[str, Any]:
@@ -132,43 +163,6 @@ def settings_of(trial: FrozenTrial) -> dict[str, Any]:
         flat |= value if isinstance(value, dict) else {key: value}
     flat.pop("format", None)
     return flat
-
-
-def searched(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-    """The searched parameters as the trial trained with them.
-
-    A reference may lie outside of the searched ranges; its recipe then differs from the parameters in the study.
-    """
-    known = {**trial.params, **settings_of(trial)}
-    return {name: known[name] for name in sweep_of(study)["space"] if name in known}
-
-
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Searched parameter -> share of the variance that it explains, the largest first; empty when it cannot be told.
-
-    fANOVA (Hutter et al. 2014) on the ranks of the first objective, so that a few diverged trials do not decide.
-    """
-    trials = [t for t in completed(study) if searched(study, t) == t.params]
-    if len(trials) < MIN_FOR_IMPORTANCE:
-        return {}
-    ranks = {trial.number: float(rank) for rank, trial in enumerate(trials)}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            view = optuna.create_study(directions=study.directions)
-            view.add_trials(trials)
-            numbered = {t.number: ranks[original.number] for t, original in zip(view.trials, trials, strict=True)}
-            names = list(sweep_of(study)["space"])
-            return optuna.importance.get_param_importances(
-                view, evaluator=evaluator, params=names, target=lambda trial: numbered[trial.number]
-            )
-    except (ValueError, RuntimeError):  # all values equal, or ranges that changed on the way
-        return {}
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def label(metric: str, unit: bool = True) -> str:
@@ -190,26 +184,22 @@ def _shown(metric: str, value: float | None, sign: str = "") -> str:
 def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return "none" if value is None else ",".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
-# ---- files
-
-
-def _best_recipe(study: optuna.Study, best: FrozenTrial) -> dict[str, Any]:
-    sweep, attrs = sweep_of(study), best.user_attrs
+def _best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
+    sweep, attrs = results.sweep, best.user_attrs
     keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
-    provenance = {"sweep": sweep["name"], "trial": best.number, **{key: sweep.get(key) for key in keys}}
+    provenance = {"sweep": sweep["name"], "trial": best.number, **{key: sweep[key] for key in keys}}
     provenance |= {key: attrs[key] for key in ("threads", "device") if key in attrs}
     return {"recipe": attrs["recipe"], "metrics": attrs.get("metrics", {}), "provenance": provenance}
 
 
-def _write_trials(study: optuna.Study, path: Path) -> None:
+def _write_trials(results: Results, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    trials = study.get_trials(deepcopy=False)
-    sweep = sweep_of(study)
+    trials = results.trials
     attrs = [trial.user_attrs for trial in trials]
     params, recipes = [trial.params for trial in trials], [settings_of(trial) for trial in trials]
     metrics = [a.get("metrics", {}) for a in attrs]
@@ -230,11 +220,11 @@ def _write_trials(study: optuna.Study, path: Path) -> None:
         "reference": attribute("reference", pa.string()),
         "epochs_done": attribute("epochs_done", pa.int64()),
         "seconds": attribute("seconds", pa.float64()),
-        **{f"param_{name}": column(p.get(name) for p in params) for name in sweep["space"]},
+        **{f"param_{name}": column(p.get(name) for p in params) for name in results.sweep["space"]},
         **{f"recipe_{name}": column(r.get(name) for r in recipes) for name in _union(recipes)},
         **{name: column((m.get(name) for m in metrics), pa.float64()) for name in _union(metrics)},
         **{name: attribute(name, pa.string()) for name in ("failure", "failure_message", "folder", "checkpoint")},
-        "verified": column([bool(sweep["verified"])] * len(trials), pa.bool_()),
+        "verified": column((results.sweep["verified"] for _ in trials), pa.bool_()),
     }
     pa.parquet.write_table(pa.table(columns), path)
 
@@ -243,25 +233,23 @@ def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-# ---- the answer, for summary.md and for the terminal
-
-
-def _verdict(study: optuna.Study) -> str:
+def _verdict(results: Results) -> str:
     """The best trial against the paper's schedule and plain training, on the first objective, in plain sentences."""
-    ranked = completed(study)
-    if not ranked:
+    if not results.completed:
         return "No trial has completed, so there is nothing to compare."
-    best, metric = ranked[0], sweep_of(study)["objectives"][0]
+    best, metric = results.compared["best"], results.metric
     unit, points = (" %", " points") if scale(metric) == 100 else ("", "")
     own = best.user_attrs.get("reference")
-    text = f"Best of {len(ranked)} completed trials: trial {best.number}" + (f" ({REFERENCES[own]})" if own else "")
+    text = f"Best of {len(results.completed)} completed trials: trial {best.number}"
+    text += f" ({REFERENCES[own]})" if own else ""
     text += f", with a {label(metric, unit=False)} of {_shown(metric, best.values[0])}{unit} on the validation images."
     below = []
     for name, words in REFERENCES.items():
-        other = reference_trial(study, name)
+        other = results.compared.get(name)
         if other is None:
-            text += f" There is no result of {words} ({_why_missing(study, name)}), so nothing can be said against it."
-        elif other is best:
+            reason = _why_missing(results, name)
+            text += f" There is no result of {words} ({reason}), so nothing can be said against it."
+        elif name == own:
             text += f" The search found nothing better than {words}."
         else:
             gain = other.values[0] - best.values[0]
@@ -271,23 +259,18 @@ def _verdict(study: optuna.Study) -> str:
     return text + (f" That is {' and '.join(below)}." if below else "")
 
 
-def _why_missing(study: optuna.Study, name: str) -> str:
-    for trial in study.get_trials(deepcopy=False):
+def _why_missing(results: Results, name: str) -> str:
+    for trial in results.trials:
         if trial.user_attrs.get("reference") == name:
-            failure = trial.user_attrs.get("failure")
-            return f"trial {trial.number} is {trial.state.name}" + (f", {failure}" if failure else "")
+            return ", ".join(
+                filter(None, [f"trial {trial.number} is {trial.state.name}", trial.user_attrs.get("failure")])
+            )
     return "the sweep has no such trial"
 
 
-def _compared(study: optuna.Study) -> dict[str, FrozenTrial]:
-    """The best trial, the paper's and the plain one, as far as they exist."""
-    trials = {"best": best_trial(study), **{name: reference_trial(study, name) for name in REFERENCES}}
-    return {name: trial for name, trial in trials.items() if trial is not None}
-
-
-def _comparison(study: optuna.Study) -> tuple[list[str], list[list[str]]]:
+def _comparison(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every validation metric of the compared trials, and by how much they differ from plain."""
-    measured = {name: trial.user_attrs.get("metrics", {}) for name, trial in _compared(study).items()}
+    measured = {name: trial.user_attrs.get("metrics", {}) for name, trial in results.compared.items()}
     others = [name for name in measured if name != "plain" and "plain" in measured]
     rows = []
     for metric in sorted(_union(measured.values()), key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)):
@@ -296,7 +279,7 @@ def _comparison(study: optuna.Study) -> tuple[list[str], list[list[str]]]:
         differences = [None if base is None or values[o] is None else values[o] - base for o in others]
         row = [_shown(metric, v) for v in values.values()] + [_shown(metric, d, "+") for d in differences]
         rows.append([label(metric), *row])
-    return ["validation", *measured, *(f"{name} − plain" for name in others)], rows
+    return ["validation", *measured, *(f"{name} - plain" for name in others)], rows
 
 
 def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
@@ -318,14 +301,14 @@ def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float
     return mean, mean - float(half), mean + float(half)
 
 
-def _paired(study: optuna.Study, per_image: PerImage) -> list[str]:
+def _paired(results: Results, per_image: PerImage) -> list[str]:
     """Markdown lines: the paired differences on the first objective, or why there are none."""
-    metric, trials = sweep_of(study)["objectives"][0], _compared(study)
+    metric, trials = results.metric, results.compared
     if metric.endswith("_ece"):
         return ["The ECE has no value per image, so there is no paired interval.", ""]
     rows = []
     for one, other in (("best", "plain"), ("best", "paper"), ("paper", "plain")):
-        if one not in trials or other not in trials or trials[one] is trials[other]:
+        if not {one, other} <= trials.keys() or trials[one].number == trials[other].number:
             continue
         first, second = (per_image.get(trials[name].number, {}).get(metric) for name in (one, other))
         cells = ["no per-image values", NONE, NONE]
@@ -333,33 +316,31 @@ def _paired(study: optuna.Study, per_image: PerImage) -> list[str]:
             mean, low, high = paired_interval(first, second)
             interval = f"{_shown(metric, low, '+')} to {_shown(metric, high, '+')}"
             cells = [_shown(metric, mean, "+"), interval, "no" if low <= 0 <= high else "yes"]
-        rows.append([f"{one} − {other}", *cells])
+        rows.append([f"{one} - {other}", *cells])
     header = [f"{label(metric)}, paired over images", "mean difference", "95 % interval", "excludes 0"]
     note = "The intervals cover the choice of the validation images, not that of the training seed."
     return [_markdown(header, rows), "", note, ""] if rows else []
 
 
-def _caveat(study: optuna.Study) -> str:
+def _caveat(results: Results) -> str:
     return (
-        f"Each figure comes from one training seed, and the best was chosen among {len(completed(study))} completed "
+        f"Each figure comes from one training seed, and the best was chosen among {len(results.completed)} completed "
         "trials by these same validation images, so its advantage is optimistic: confirm it with further seeds and on "
         "the test set."
     )
 
 
-def _top(study: optuna.Study, params: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _top(results: Results, params: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the best trials on the first objective; with several objectives, all of the Pareto front."""
-    objectives = sweep_of(study)["objectives"]
+    objectives = results.sweep["objectives"]
     metrics = [m for m in ("clean_error", "corrupted_error") if m not in objectives]
-    front = {t.number for t in study.best_trials} if len(objectives) > 1 else set()
-    ranked = completed(study)
     rows = []
-    for trial in ranked[:TOP] + [t for t in ranked[TOP:] if t.number in front]:
-        notes = [trial.user_attrs.get("reference"), "Pareto" if trial.number in front else None]
-        values = [*trial.values, *(trial.user_attrs.get("metrics", {}).get(m) for m in metrics)]
-        used = searched(study, trial)
+    for trial in results.completed[:TOP] + [t for t in results.completed[TOP:] if t.number in results.front]:
+        attrs, used = trial.user_attrs, results.searched(trial)
+        notes = [attrs.get("reference"), "Pareto" if trial.number in results.front else None]
+        values = [*trial.values, *(attrs.get("metrics", {}).get(m) for m in metrics)]
         cells = [_shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
-        cells += [f"{trial.user_attrs.get('seconds', math.nan) / 60:.1f}", *(_setting(used.get(p)) for p in params)]
+        cells += [f"{attrs.get('seconds', math.nan) / 60:.1f}", *(_setting(used.get(p)) for p in params)]
         rows.append([" ".join([str(trial.number), *filter(None, notes)]), *cells])
     return ["trial", *map(label, [*objectives, *metrics]), "minutes", *params], rows
 
@@ -369,43 +350,41 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _summary(study: optuna.Study, important: Mapping[str, float], per_image: PerImage) -> str:
-    sweep, trials = sweep_of(study), study.get_trials(deepcopy=False)
+def _summary(results: Results, per_image: PerImage) -> str:
+    sweep, trials = results.sweep, results.trials
     lines = [] if sweep["verified"] else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Sweep {sweep['name']}: {sweep['dataset']}, {sweep['network']}", "", "## Was it worth it?", ""]
-    lines += [_verdict(study), ""]
-    if completed(study):
-        lines += [
-            _markdown(*_comparison(study)),
-            "",
-            *(_paired(study, per_image) if per_image else ()),
-            _caveat(study),
-            "",
-        ]
-        lines += ["## Best trials", "", _markdown(*_top(study, list(sweep["space"]))), ""]
-    counts = [f"{sum(t.state == s for t in trials)} {s.name}" for s in TrialState if any(t.state == s for t in trials)]
+    lines += [_verdict(results), ""]
+    if results.completed:
+        lines += [_markdown(*_comparison(results)), ""]
+        lines += _paired(results, per_image) if per_image else []
+        lines += [_caveat(results), "", "## Best trials", "", _markdown(*_top(results, list(sweep["space"]))), ""]
+    counts = [f"{n} {s.name}" for s in TrialState if (n := sum(trial.state == s for trial in trials))]
     lines += ["## Trials", "", f"{len(trials)} in all: {', '.join(counts)}.", ""]
-    for kind, failed in _failures(trials).items():
+    for kind, failed in _failures(results).items():
         message = str(failed[0].user_attrs.get("failure_message", "")).strip().partition("\n")[0][:200]
-        numbers = ", ".join(str(t.number) for t in failed)
-        lines += [f"- {kind}: trial {numbers}" + (f"; first: {message}" if message else "")]
+        lines += [f"- failed ({kind}): trial {_numbers(failed)}" + (f"; first: {message}" if message else "")]
     lines += ["", "## Importance of the parameters", ""]
-    if important:
+    if results.importances:
+        rows = [[name, f"{100 * share:.1f}"] for name, share in results.importances.items()]
         lines += ["Share of the variance of the trials' ranks on the first objective (fANOVA); a rough guide.", ""]
-        lines += [_markdown(["parameter", "share (%)"], [[k, f"{100 * v:.1f}"] for k, v in important.items()]), ""]
+        lines += [_markdown(["parameter", "share (%)"], rows), ""]
     else:
         few = f"It takes {MIN_FOR_IMPORTANCE} completed trials inside the searched ranges that differ in value."
         lines += [f"Cannot be computed. {few}", ""]
-    lines += ["## Provenance", "", _markdown(["", "value"], _provenance(sweep))]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "## Provenance", "", _markdown(["", "value"], _provenance(sweep)), ""])
 
 
-def _failures(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+def _failures(results: Results) -> dict[str, list[FrozenTrial]]:
     kinds: dict[str, list[FrozenTrial]] = {}
-    for trial in trials:
+    for trial in results.trials:
         if trial.state == TrialState.FAIL:
             kinds.setdefault(trial.user_attrs.get("failure", "unknown"), []).append(trial)
     return kinds
+
+
+def _numbers(trials: Iterable[FrozenTrial]) -> str:
+    return ", ".join(str(trial.number) for trial in trials)
 
 
 def _provenance(sweep: Mapping[str, Any]) -> list[list[str]]:
@@ -433,22 +412,24 @@ def print_result(console: Console, study: optuna.Study, *, report_uri: str, comm
     """
     from rich.text import Text
 
-    sweep, best = sweep_of(study), best_trial(study)
+    results = Results(study)
+    sweep, best = results.sweep, results.compared.get("best")
     if not sweep["verified"]:
         console.print(Text(UNVERIFIED, style="bold red"))
     console.rule(Text(f"{sweep['name']}: {sweep['dataset']}, {sweep['network']}"))
-    console.print(Text(_verdict(study)))
     if best is not None:
-        console.print(_rich_table("Against the references", *_comparison(study)))
-        columns = {name: searched(study, trial) for name, trial in _compared(study).items() if name != "plain"}
+        columns = {name: results.searched(t) for name, t in results.compared.items() if name != "plain"}
         rows = [[setting, *(_setting(c.get(setting)) for c in columns.values())] for setting in columns["best"]]
         console.print(_rich_table(f"Best recipe (trial {best.number})", ["setting", *columns], rows))
         room = max(0, (console.width - 70) // 14)  # the rest of the parameters is in the report
-        console.print(_rich_table("Best trials", *_top(study, list(importances(study) or sweep["space"])[:room])))
-        console.print(Text(_caveat(study), style="dim"))
-    for kind, failed in _failures(study.get_trials(deepcopy=False)).items():
-        console.print(Text(f"failed ({kind}): trial {', '.join(str(t.number) for t in failed)}", style="red"))
-    for description, command in [("report", report_uri), *commands]:
+        console.print(_rich_table("Best trials", *_top(results, list(sweep["space"])[:room])))
+        console.print(_rich_table("Was it worth it?", *_comparison(results)))
+    console.print(Text(f"\n{_verdict(results)}"))
+    if best is not None:
+        console.print(Text(_caveat(results), style="dim"))
+    for kind, failed in _failures(results).items():
+        console.print(Text(f"Failed ({kind}): trial {_numbers(failed)}", style="red"))
+    for description, command in [("Report", report_uri), *commands]:
         console.print(Text.assemble((f"{description}: ", "bold"), command), soft_wrap=True)
 
 
@@ -457,7 +438,14 @@ def _rich_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
     for row in rows:

@@ -6,6 +6,7 @@ The study is the truth: killed at any moment, the same command goes on.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -23,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a sweep; returns the exit code: 0 done, 1 the sweep failed, 2 bad input, 130 stopped by the user."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
     try:
-        args = parser().parse_args(argv)
+        argv = sys.argv[1:] if argv is None else argv
+        args = parser().parse_args(argv, argparse.Namespace(argv=argv))
         signal.signal(signal.SIGTERM, _interrupt)  # the batch systems' Ctrl-C
         from sweeps.driver import run
 
