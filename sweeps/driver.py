@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -110,6 +111,9 @@ def settle(args: argparse.Namespace, console: Console) -> Sweep:
     side = spec.image_shape[-1]
     searched = space.load(args.space, base, side)
     base = base.with_(searched.fixed)
+    if args.sampler == "grid":  # every point once, and the two references
+        points = math.prod(len(values) for values in searched.grid(args.grid_points).values()) + 2
+        trials = points if args.trials is None else min(args.trials, points)
     checkpoint_bytes = plan.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
     objectives = check_objectives(tuple(o.strip() for o in args.objective.split(",") if o.strip()))
     _check_search(args, searched, trials, objectives)

@@ -207,6 +207,13 @@ SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2", "grid")
 PRUNERS = ("hyperband", "none", "median", "percentile")
 
 
+class _GridSampler(optuna.samplers.GridSampler):
+    """Optuna's, without its call to `study.stop` at the end of the grid, which only `optimize` understands."""
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        """The driver counts the points of the grid itself."""
+
+
 def make_sampler(name: str, seed: int, grid: dict[str, list[Any]]) -> optuna.samplers.BaseSampler:
     """A fresh Optuna sampler. All keep their state in the study, so a new one, seeded by trial, goes on exactly."""
     s = optuna.samplers
@@ -223,7 +230,7 @@ def make_sampler(name: str, seed: int, grid: dict[str, list[Any]]) -> optuna.sam
         case "nsga2":
             return s.NSGAIISampler(seed=seed, population_size=16)
         case "grid":
-            return s.GridSampler(grid, seed=seed)
+            return _GridSampler(grid, seed=seed)
     raise ConfigError(f"Unknown sampler {name!r}{nearest(name, SAMPLERS)}")
 
 

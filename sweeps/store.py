@@ -31,6 +31,8 @@ class Store:
         try:
             if "://" in uri:
                 self.fs, self.root = fs.FileSystem.from_uri(uri)
+                if not self.root:
+                    raise ValueError("it names no bucket")
             else:
                 self.fs, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
         except (OSError, ValueError, NotImplementedError) as error:

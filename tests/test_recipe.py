@@ -1,0 +1,126 @@
+"""A recipe is a value: validated, hashed, and the same after a trip through JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mollify_core.errors import ConfigError
+from mollify_core.recipe import SETTINGS, Recipe, parse_setting, section_of
+
+settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "lr": st.floats(1e-6, 10),
+        "epochs": st.integers(1, 1000),
+        "augment": st.lists(st.sampled_from(["flip", "crop"]), unique=True).map(tuple),
+        "max_noise": st.floats(0, 1, exclude_min=True),
+        "max_blur": st.none() | st.floats(0.3, 64),
+        "p_clean": st.floats(0, 1),
+        "nesterov": st.booleans(),
+        "seed": st.integers(0, 2**63 - 1),
+    },
+)
+
+
+@given(settings)
+def test_json_round_trip_keeps_value_and_hash(changes):
+    recipe = Recipe().with_(changes)
+    again = Recipe.from_json(recipe.to_json())
+    assert again == recipe
+    assert again.hash == recipe.hash
+    assert all(recipe.get(name) == value for name, value in changes.items() if name != "augment")
+
+
+def test_any_change_changes_the_hash():
+    base = Recipe()
+    changed = [base.with_(lr=0.02), base.with_(seed=1), base.with_(max_blur=5), base.with_(network="resnet20"), base]
+    assert len({r.hash for r in changed}) == len(changed)
+
+
+def test_hash_is_equal_in_another_process():
+    code = "from mollify_core.recipe import Recipe; print(Recipe().with_(lr=0.03, max_blur=7).hash)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert out == Recipe().with_(lr=0.03, max_blur=7).hash
+
+
+def test_defaults_are_the_papers():
+    recipe = Recipe()
+    expected = {"network": "presnet50", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128}
+    expected |= {"beta_a": 1, "beta_b": 2, "noise_power": 1, "blur_power": 1, "min_blur": 0.3, "max_blur": None}
+    expected |= {"max_noise": 1, "smoothing": 1, "label_mode": "ls", "loss": "ce", "epochs": 200}
+    assert {name: recipe.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"lrr": 0.1}, "did you mean 'lr'"),
+        ({"max_nois": 0.1}, "did you mean 'max_noise'"),
+        ({"lr": "fast"}, "`lr` to be a number, but got 'fast'"),
+        ({"lr": float("nan")}, "`lr` to be a number"),
+        ({"lr": True}, "`lr` to be a number"),
+        ({"epochs": 1.5}, "`epochs` to be an integer, but got 1.5"),
+        ({"epochs": 0}, "`epochs` to be a positive integer, but got 0"),
+        ({"max_noise": 0}, r"`max_noise` to be in (0, 1], but got 0.0"),
+        ({"max_blur": 0.1}, "`max_blur` to be at least min_blur = 0.3, but got 0.1"),
+        ({"p_clean": 1.5}, "`p_clean` to be in [0, 1], but got 1.5"),
+        ({"augment": ["flop"]}, "did you mean 'flip'"),
+        ({"augment": ["flip", "flip"]}, "without repetition"),
+        ({"momentum": 0.0, "nesterov": True}, "`nesterov` to be false when momentum is 0"),
+        ({"precision": "fp8"}, "`precision` to be one of"),
+        ({"seed": -1}, "`seed` to be an integer in [0, 2**63)"),
+    ],
+)
+def test_bad_settings_say_what_was_expected_and_what_came(changes, says):
+    with pytest.raises(ConfigError) as error:
+        Recipe().with_(changes)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"optim": {"lrr": 1}}, "optim.lrr; did you mean 'lr'"),
+        ({"optm": {"lr": 1}}, "'optm'"),
+        ({"lr": 1}, "'lr' belongs inside 'optim'"),
+        ({"optim": 3}, "section 'optim' to be a mapping"),
+        ({"format": 99}, "format 99"),
+        ([1], "mapping, but got list"),
+    ],
+)
+def test_bad_trees(tree, says):
+    with pytest.raises(ConfigError) as error:
+        Recipe.from_json(json.dumps(tree))
+    assert says in str(error.value)
+
+
+def test_files(tmp_path):
+    recipe = Recipe().with_(lr=0.5)
+    (tmp_path / "a.json").write_text(recipe.to_json())
+    (tmp_path / "report.json").write_text(json.dumps({"recipe": recipe.to_dict(), "metrics": {}}))
+    (tmp_path / "b.yaml").write_text("optim: {lr: 0.5}\n")
+    assert {Recipe.from_file(tmp_path / n) for n in ("a.json", "report.json", "b.yaml")} == {recipe}
+    (tmp_path / "bad.json").write_text("{")
+    for name in ("bad.json", "missing.json"):
+        with pytest.raises(ConfigError, match="Cannot read recipe"):
+            Recipe.from_file(tmp_path / name)
+
+
+def test_parse_setting_and_sections():
+    assert parse_setting("lr", "3e-2") == 0.03
+    assert parse_setting("max_blur", "none") is None
+    assert parse_setting("nesterov", "true") is True
+    assert parse_setting("augment", "crop,flip") == ("crop", "flip")
+    assert parse_setting("augment", "none") == ()
+    assert parse_setting("network", "resnet20") == "resnet20"
+    assert section_of("seed") is None
+    assert {section_of(name) for name in SETTINGS} == {None, "data", "model", "mollify", "optim"}
+    with pytest.raises(ConfigError, match="`lr` to be a number, but got 'x'"):
+        parse_setting("lr", "x")

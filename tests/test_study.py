@@ -1,0 +1,192 @@
+"""The study: every trial and every epoch once, whatever is killed and started again."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from optuna.trial import TrialState
+
+from mollify_core.errors import ConfigError, StorageError
+from mollify_core.recipe import Recipe
+from sweeps import space
+from sweeps.study import Setup, SweepStudy, load_study
+
+BASE = Recipe().with_(epochs=9, network="resnet20", dataset="digits")
+
+
+def make_setup(tmp_path, trials=12, objectives=("corrupted_nll",), **changes) -> Setup:
+    built_in = space.load(None, BASE, 32)
+    sweep = {
+        "fingerprint": "f",
+        "objectives": list(objectives),
+        "base_recipe": BASE.to_dict(),
+        "space": built_in.describe(),
+        "sampler": "tpe",
+        "pruner": "hyperband",
+        "seed": 0,
+        "name": "s",
+        **changes,
+    }
+    url = f"sqlite:///{tmp_path}/study.sqlite"
+    return Setup(url, "s", sweep, BASE, built_in, space.references(built_in, BASE, 32), trials)
+
+
+def curve(recipe: dict, epoch: int) -> float:
+    """A deterministic stand-in for training: worse with the learning rate, better with every epoch."""
+    return recipe["optim"]["lr"] + recipe["mollify"]["max_noise"] + 1 / (1 + epoch)
+
+
+def run(setup: Setup, die_after: int | None = None) -> int:
+    """Runs trials one after the other; dies after so many calls that change the study. Returns the calls made."""
+    calls = 0
+
+    def call(method, *args):
+        nonlocal calls
+        if calls == die_after:
+            raise KeyboardInterrupt
+        calls += 1
+        return method(*args)
+
+    study = SweepStudy(setup)
+    try:
+        while (assignment := call(study.next)) is not None:
+            number, recipe = assignment["number"], assignment["recipe"]
+            begin = study.begin(number)
+            epoch, go_on = begin["epochs"], begin["go_on"]
+            while go_on and epoch < 9:
+                go_on = call(study.report, number, epoch, [curve(recipe, epoch)], {"seconds": 1.0})
+                epoch += 1
+            if go_on:
+                call(study.complete, number, [curve(recipe, 8)], {}, {"clean_nll": 0.0})
+            else:
+                call(study.prune, number, {})
+    except KeyboardInterrupt:
+        pass
+    return calls
+
+
+def state(setup: Setup) -> list[tuple]:
+    study = load_study(setup.url, setup.name)
+    assert study is not None
+    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.trials]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    setup = make_setup(tmp_path_factory.mktemp("unbroken"))
+    calls = run(setup)
+    return calls, state(setup)
+
+
+def test_runs_prunes_and_keeps_the_references(unbroken):
+    _, trials = unbroken
+    assert len(trials) == 12
+    assert all(s in (TrialState.COMPLETE, TrialState.PRUNED) for _, s, *_ in trials)
+    assert any(s == TrialState.PRUNED for _, s, *_ in trials)
+    assert [s for _, s, *_ in trials[:2]] == [TrialState.COMPLETE] * 2
+    assert trials[1][2]["p_clean"] == 1.0
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.55, 0.8, 0.97])
+def test_killed_and_started_again_equals_unbroken(share, unbroken, tmp_path):
+    calls, expected = unbroken
+    setup = make_setup(tmp_path)
+    run(setup, die_after=round(share * calls))
+    run(setup, die_after=3)
+    run(setup)
+    assert state(setup) == expected
+
+
+def test_repeated_epochs_hear_the_same_answers(tmp_path):
+    setup = make_setup(tmp_path)
+    run(setup)
+    study = SweepStudy(make_setup(tmp_path, trials=20))
+    while (assignment := study.next()) is not None:
+        number = assignment["number"]
+        answers = []
+        for epoch in range(9):
+            answers.append(study.report(number, epoch, [100.0], {"seconds": 1.0}))
+            assert study.report(number, epoch, [100.0], {"seconds": 1.0}) == answers[-1]
+            if not answers[-1]:
+                break
+        assert [study.report(number, e, [1.0], {"seconds": 1.0}) for e in range(len(answers))] == answers
+        begin = study.begin(number)
+        assert (begin["epochs"], begin["go_on"], begin["finished"]) == (len(answers), answers[-1], False)
+        study.prune(number, {})
+        assert study.begin(number)["finished"]
+
+
+def test_budget_may_grow_and_ends(tmp_path):
+    run(make_setup(tmp_path, trials=3))
+    assert SweepStudy(make_setup(tmp_path, trials=3)).next() is None
+    run(make_setup(tmp_path, trials=5))
+    assert [n for n, *_ in state(make_setup(tmp_path))] == [0, 1, 2, 3, 4]
+
+
+def test_failures_are_told_and_end_the_sweep_at_last(tmp_path):
+    study = SweepStudy(make_setup(tmp_path, trials=20))
+    for kind in ("nan", "oom", "bug", "bug", "bug", "bug", "bug"):
+        assignment = study.next()
+        assert assignment is not None
+        study.fail(assignment["number"], kind, "it broke")
+        study.lost(assignment["number"], "twice told, once written")
+    assert study.next() is None
+    status = study.status()
+    assert status["stopped_by_failures"]
+    assert status["counts"]["FAIL"] == 7
+    loaded = load_study(make_setup(tmp_path).url, "s")
+    assert loaded is not None
+    assert [t.user_attrs["failure"] for t in loaded.trials] == ["nan", "oom", "bug", "bug", "bug", "bug", "bug"]
+    assert loaded.trials[0].user_attrs["failure_message"] == "it broke"
+
+
+def test_several_objectives_prune_nothing(tmp_path):
+    setup = make_setup(tmp_path, trials=4, objectives=("corrupted_nll", "clean_error"))
+    study = SweepStudy(setup)
+    while (assignment := study.next()) is not None:
+        for epoch in range(9):
+            assert study.report(assignment["number"], epoch, [epoch, 1.0], {"seconds": 1.0})
+        study.complete(assignment["number"], [1.0, 2.0], {}, {})
+    loaded = load_study(setup.url, "s")
+    assert loaded is not None
+    assert [t.values for t in loaded.trials] == [[1.0, 2.0]] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fingerprint": "other"}, "another data set"),
+        ({"space": {"lr": {}}}, "another search space"),
+        ({"objectives": ["clean_nll"]}, "another objectives"),
+        ({"seed": 1, "fingerprint": "x"}, "another data set and seed"),
+    ],
+)
+def test_a_study_of_another_sweep_is_refused(changes, says, tmp_path):
+    run(make_setup(tmp_path, trials=2))
+    before = state(make_setup(tmp_path))
+    with pytest.raises(ConfigError, match=says):
+        SweepStudy(make_setup(tmp_path, **changes))
+    assert state(make_setup(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://root:secret@127.0.0.1:1/x", "sqlite:////nowhere/at/all.sqlite", "redis://a:secret@b"]
+)
+def test_unusable_study_urls(url):
+    with pytest.raises(StorageError) as error:
+        load_study(url, "s")
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_events_are_drained_once(tmp_path):
+    setup = copy.deepcopy(make_setup(tmp_path, trials=1))
+    study = SweepStudy(setup)
+    assignment = study.next()
+    assert assignment is not None
+    study.report(0, 0, [1.0], {"seconds": 1.0, "clean_nll": 1.0})
+    study.complete(0, [1.0], {}, {"clean_nll": 1.0})
+    kinds = [e[0] for e in study.drain()]
+    assert kinds == ["start", "epoch", "end"]
+    assert study.drain() == []

@@ -1,0 +1,275 @@
+"""Training on real digits: it learns, resumes to the same bits, and several workers equal one."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pyarrow import fs
+from torch import nn
+
+from mollify_core import checkpoint, networks
+from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from mollify_core.recipe import Recipe
+from mollify_core.train import main as train_main
+from mollify_core.train import training_data
+from mollify_core.training import Training, TrainingData, learning_rate, split_rows
+from mollify_core.validation import CELLS, OBJECTIVES, ValidationSet, epoch_images, summarise
+from mollify_core.worker import Worker
+
+SMALL = Recipe().with_(
+    dataset="digits",
+    network="resnet20",
+    augment=("crop",),
+    validation_fraction=0.03,
+    train_fraction=0.1,
+    batch_size=32,
+    epochs=3,
+    lr=0.05,
+)
+VARIANTS = {
+    "paper": {},
+    "plain": {"p_clean": 1.0},
+    "noise": {"noise_share": 1.0, "max_noise": 0.6, "beta_a": 2.0},
+    "blur": {"noise_share": 0.0, "max_blur": 5.0, "smoothing": 0.5},
+    "float32": {"precision": "float32", "augment": ("flip", "crop")},
+    "uniform": {"scaling": "uniform", "augment": ()},
+    "nesterov": {"nesterov": True, "weight_decay": 0.0},
+    "no momentum": {"momentum": 0.0},
+    "ragged": {"batch_size": 50},
+}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumes_bit_equal(variant, digits, tmp_path):
+    recipe = SMALL.with_({**VARIANTS[variant], "epochs": 2})
+    data = training_data(recipe, digits)
+    whole = Training(recipe, data)
+    reports = [e.metrics for e in whole.run()]
+
+    first = Training(recipe, data)
+    first.run_epoch()
+    path = checkpoint.save(fs.LocalFileSystem(), str(tmp_path), first.state())
+    torch.rand(7)  # what others draw must not matter
+    second = Training(recipe, data, state=checkpoint.load(fs.LocalFileSystem(), path))
+    resumed = [e.metrics for e in second.run()]
+
+    assert same(whole.network.state_dict(), second.network.state_dict())
+    timing = ("seconds", "images_per_second")
+    assert {k: v for k, v in resumed[-1].items() if k not in timing} == {
+        k: v for k, v in reports[-1].items() if k not in timing
+    }
+    assert whole.final()[0] == second.final()[0]
+
+
+def test_learns_and_reports(digits):
+    recipe = SMALL.with_(train_fraction=1.0, epochs=3, p_clean=1.0)
+    training = Training(recipe, training_data(recipe, digits))
+    epochs = list(training.run())
+    assert [e.index for e in epochs] == [0, 1, 2]
+    assert epochs[-1].metrics["train_loss"] < 0.5 * epochs[0].metrics["train_loss"]
+    metrics, per_image = training.final()
+    assert metrics["clean_error"] < 0.3  # chance is 0.9
+    assert set(OBJECTIVES) <= set(metrics)
+    assert set(OBJECTIVES) <= set(epochs[0].metrics)
+    for kind in ("clean", "corrupted"):
+        for name in ("nll", "error"):
+            assert per_image[f"{kind}_{name}"].mean() == pytest.approx(metrics[f"{kind}_{name}"], rel=1e-5)
+
+
+def test_seed_decides(digits):
+    def train(**changes):
+        recipe = SMALL.with_(epochs=1, **changes)
+        training = Training(recipe, training_data(recipe, digits))
+        training.run_epoch()
+        return training.network.state_dict()
+
+    assert same(train(), train())
+    assert not same(train(), train(seed=1))
+
+
+def test_not_finite_is_told_with_its_place(digits):
+    recipe = SMALL.with_(lr=1e30)
+    with pytest.raises(NonFiniteLossError, match="epoch 0, step") as error:
+        list(Training(recipe, training_data(recipe, digits)).run())
+    assert error.value.epoch == 0
+    assert error.value.step >= 1
+
+
+def test_learning_rate_is_the_papers_cosine():
+    recipe = SMALL.with_(lr=0.2, epochs=10)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    for epoch in range(10):
+        assert learning_rate(recipe, epoch) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_split_never_shares_an_image(digits):
+    labels = digits.tensors("train").labels.numpy()
+    fit, validation = split_rows(labels, SMALL, digits.fingerprint)
+    assert not set(fit) & set(validation)
+    assert len(fit) == pytest.approx(0.1 * (len(labels) - len(validation)), abs=10)
+    more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits.fingerprint)
+    assert set(fit) < set(more)
+    np.testing.assert_array_equal(validation, same_validation)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(digits):
+    data = training_data(SMALL, digits)
+    state = Training(SMALL, data).state()
+    with pytest.raises(CheckpointError, match="another recipe"):
+        Training(SMALL.with_(lr=0.01), data, state=state)
+
+
+def test_validation_subsample(digits):
+    images = digits.tensors("test")
+    whole = ValidationSet.make(images, seed=0)
+    assert whole.cells.shape[0] == CELLS
+    assert epoch_images(45_000, 5_000) * CELLS == pytest.approx(0.15 * 45_000, rel=0.01)
+    assert epoch_images(100, 40) == 40
+    weights = torch.randn(3 * 32 * 32, 10, generator=torch.Generator().manual_seed(0))
+
+    def forward(x):
+        return x.flatten(1).float() @ weights / 1e4
+
+    everything = whole.measure(forward, range(len(whole)))
+    odd, even = (whole.measure(forward, range(r, len(whole), 2)) for r in (1, 0))
+    torch.testing.assert_close(odd + even, everything)
+    clean = whole.measure(forward, range(50))[:1, :50]
+    torch.testing.assert_close(clean, everything[:1, :50])
+    assert summarise(everything)["clean_error"] != summarise(everything)["corrupted_error"]
+
+
+# ---- several workers
+
+
+class NoBatchNorm(nn.Sequential):
+    """A small network whose gradient is a mean over images: no statistic of the batch enters."""
+
+    def __init__(self, classes: int) -> None:
+        features = nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()
+        super().__init__(*features, nn.Flatten(), nn.LazyLinear(classes))
+
+
+def _build(name, num_classes, image_shape, **options):
+    network = NoBatchNorm(num_classes)
+    network(torch.zeros(1, *image_shape))
+    return network
+
+
+def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, rows: np.ndarray, out: str) -> None:
+    torch.set_num_threads(1)
+    networks.build = _build
+    if world > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29513"}
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+    share = range(rank, len(rows), world)
+    shard = TrainingData(
+        data.fit.select(list(share)), len(rows), data.validation, data.classes, data.mean, data.std, data.fingerprint
+    )
+    training = Training(recipe, shard, Worker(rank, world))
+    seen: list[int] = []
+    step = training._step
+
+    def recording(index, chosen, in_step, weight):
+        if weight:
+            seen.extend(rows[list(share)][chosen.numpy()])
+        return step(index, chosen, in_step, weight)
+
+    training._step = recording  # type: ignore[method-assign]
+    metrics = training.run_epoch().metrics
+    torch.save({"state": training.network.state_dict(), "seen": seen, "metrics": metrics}, f"{out}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("batch_size", [256, 10, 2])
+def test_two_workers_equal_one(batch_size, digits, tmp_path):
+    """Every image once an epoch over both shards; with one step an epoch, the joined batch's very gradient.
+
+    129 images give shards of 65 and 64, so the last step is ragged; with batches of one image a worker, the second
+    worker has nothing in the last step.
+    """
+    recipe = SMALL.with_(batch_size=batch_size, precision="float32", p_clean=1.0, augment=())
+    data = training_data(recipe, digits)
+    rows = np.arange(129)
+    data = TrainingData(
+        data.fit.select(rows), 129, data.validation, data.classes, data.mean, data.std, data.fingerprint
+    )
+    context = mp.get_context("fork")
+    for world in (1, 2):
+        args = (world, recipe, data, rows, str(tmp_path))
+        processes = [context.Process(target=_train_rank, args=(rank, *args)) for rank in range(world)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    one, first, second = (torch.load(tmp_path / f"{n}.pt", weights_only=False) for n in ("1-0", "2-0", "2-1"))
+    assert sorted(first["seen"] + second["seen"]) == list(rows)
+    assert same(first["state"], second["state"])
+    assert first["metrics"]["corrupted_nll"] == second["metrics"]["corrupted_nll"]
+    if batch_size == 256:
+        for name, value in one["state"].items():
+            torch.testing.assert_close(first["state"][name], value, rtol=1e-5, atol=1e-6)
+        assert first["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], rel=1e-5)
+        assert first["metrics"]["corrupted_nll"] == pytest.approx(one["metrics"]["corrupted_nll"], rel=1e-4)
+
+
+def test_batch_must_divide_among_workers(digits):
+    data = training_data(SMALL, digits)
+    with pytest.raises(ConfigError, match="multiple of the 3 workers, but got 32"):
+        Training(SMALL, data, Worker(0, 3))
+
+
+# ---- the command
+
+
+def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(SMALL.to_json())
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    whole = capsys.readouterr().out
+    assert "epoch 3/3" in whole
+    (tmp_path / "a" / "checkpoints" / "epoch-0003" / "model.safetensors").write_bytes(b"torn")
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    again = capsys.readouterr().out
+    assert "Set aside the checkpoint of epoch 3" in again
+    assert "epoch 2/3" not in again
+    assert whole.splitlines()[-10:] == again.splitlines()[-10:]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["missing.json"], "Cannot read recipe 'missing.json'"),
+        (["RECIPE", "--threads", "0"], "--threads to be at least 1, but got 0"),
+        (["RECIPE", "--out", "/proc/nowhere"], "Cannot write to '/proc/nowhere'"),
+        (["RECIPE", "--data-dir", "/nowhere"], "digits"),
+    ],
+)
+def test_train_command_refuses_in_one_line(argv, says, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(SMALL.to_json())
+    assert train_main([str(path) if a == "RECIPE" else a for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
