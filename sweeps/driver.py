@@ -32,6 +32,7 @@ from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
 from mollify_core.validation import check_objectives
 from sweeps import plan, provenance, report, space
+from sweeps.results import Results
 from sweeps.store import Store, trial_folder
 from sweeps.study import FINISHED, Setup, check_same, hide_password, load_study, quiet_optuna
 
@@ -346,7 +347,7 @@ def _report(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
 def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndarray]]:
     """Values over the validation images of the trials that are compared image by image."""
     result = {}
-    for trial in report.Results(study).compared.values():
+    for trial in Results(study).compared.values():
         data = sweep.store.read(f"{trial_folder(trial.number)}/validation.npz")
         if data:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

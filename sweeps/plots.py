@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.report import Results, label, scale
+from sweeps.results import Results, label, scale
 
 # Okabe & Ito (2008), Color Universal Design
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9A9A9A"

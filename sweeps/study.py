@@ -75,8 +75,12 @@ def quiet_optuna() -> None:
 def hide_password(url: str) -> str:
     """A study URL that may be shown."""
     from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    return make_url(url).render_as_string(hide_password=True)
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "given by --study-url"
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -90,11 +94,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
         reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
-        try:
-            shown = hide_password(url)
-        except Exception:
-            shown = "given by --study-url"
-        raise StorageError(f"Cannot open the study {shown}: {reason}") from None
+        raise StorageError(f"Cannot open the study {hide_password(url)}: {reason}") from None
 
 
 def load_study(url: str, name: str) -> optuna.Study | None:
@@ -190,11 +190,11 @@ class SweepStudy:
             "go_on": not answers or answers[-1]["go_on"],
         }
 
-    def ready(self, number: int, seconds: float) -> None:
-        """A trial has its data and its network, `seconds` after it began, and starts to train."""
-        if number in self._live:
-            self._live[number].note = ""
-        self._events.append(("ready", number, seconds))
+    def ready(self, number: int) -> None:
+        """A trial has its data and its network, and takes its first batch."""
+        live = self._live[number]
+        live.note = ""
+        self._trials[number].set_user_attr("startup_seconds", time.monotonic() - live.started)
 
     def report(self, number: int, epoch: int, values: list[float], metrics: dict[str, float]) -> bool:
         """An epoch's objective values, from epoch 0. True: go on, False: pruned.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -139,12 +138,11 @@ def _train(recipe: Recipe, number: int, setup: TrialSetup, worker: Worker, study
     begin = ray.get(study.begin.remote(number))
     if begin["finished"]:
         return
-    started = time.perf_counter()
     data = feed.training_data(setup.feed, worker, ray.train.get_dataset_shard)
     state = _newest_checkpoint(worker, store, lambda text: ray.get(study.notice.remote(f"trial {number}: {text}")))
     training = Training(recipe, data, worker, state)
     if worker.rank == 0:
-        study.ready.remote(number, time.perf_counter() - started)
+        study.ready.remote(number)
     writer = Writer(store, setup.provenance, active=worker.rank == 0)
     writer.start(recipe, training.epoch)
     go_on = begin["go_on"] or training.epoch < begin["epochs"]

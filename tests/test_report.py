@@ -21,7 +21,8 @@ from scipy import stats
 from mollify_core.errors import ConfigError, DataError, StorageError
 from mollify_core.recipe import Recipe
 from sweeps import plots
-from sweeps.report import Report, Results, build, paired_interval, print_result
+from sweeps.report import Report, build, paired_interval, print_result
+from sweeps.results import Results
 
 SPACE: dict[str, Any] = {
     "max_noise": FloatDistribution(0.25, 1.0),
