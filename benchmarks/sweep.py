@@ -19,11 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from mollify_core.recipe import Recipe
 
+ROOT = Path(__file__).resolve().parents[1]
 RECIPE = Recipe().with_(dataset="digits", network="resnet20", augment=("crop",), batch_size=128, epochs=1000)
 
 
@@ -104,7 +102,7 @@ def whole(epochs: int) -> None:
     at_once = round(sum((t.datetime_complete - t.datetime_start).total_seconds() for t in trials) / running)
     ideal = sum(seconds) / at_once
     print(
-        f"whole: {len(trials)} trials of {statistics.median(seconds):.0f} s training, {at_once} at once: wall time over "
+        f"whole: {len(trials)} trials of {statistics.median(seconds):.0f} s training, {at_once} at once: wall over "
         f"training time {running / ideal:.3f} from the first trial's assignment to the last one's end, "
         f"{wall / ideal:.3f} with imports, start of Ray, plan and report"
     )

@@ -250,9 +250,18 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits, equal for equal recipes in every process and version of Python."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """Twelve hexadecimal digits, equal for equal recipes in every process and version of Python.
+
+        Only settings that differ from their defaults enter, so that a new setting leaves old hashes as they are.
+        """
+        default, own = _flatten(Recipe()), _flatten(self)
+        changed = {name: value for name, value in own.items() if value != default[name]}
+        canonical = json.dumps([FORMAT, changed], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _flatten(recipe: Recipe) -> dict[str, Any]:
+    return {name: recipe.get(name) for name in SETTINGS}
 
 
 def _fields() -> tuple[dict[str, type], dict[str, tuple[str | None, Any]]]:

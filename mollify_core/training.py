@@ -270,9 +270,10 @@ class Training:
         return checkpoint.Checkpoint(self.epoch, model, optimizer, meta)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:
-        for key, own in (("recipe", self.recipe.to_dict()), ("fingerprint", self.data.fingerprint)):
-            if state.meta.get(key) != own:
-                raise CheckpointError(f"Expected a checkpoint of this {key}, but got one of another {key}")
+        if Recipe.from_dict(state.meta["recipe"]) != self.recipe:
+            raise CheckpointError("Expected a checkpoint of this recipe, but got one of another recipe")
+        if state.meta["fingerprint"] != self.data.fingerprint:
+            raise CheckpointError("Expected a checkpoint of this data set, but got one of another data set")
         self.network.load_state_dict(state.model)
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**optimizer, "state": state.optimizer})

@@ -239,7 +239,8 @@ def _nodes(address: str | None) -> list[plan.Node]:
 
 def _default_name(base: Recipe, identity: dict[str, Any]) -> str:
     """Made of the settings, so that the same command finds its sweep again and another one never does."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
+    settled = json.dumps({**identity, "base_recipe": base.hash}, sort_keys=True)
+    digest = hashlib.sha256(settled.encode()).hexdigest()[:6]
     return f"{base.data.dataset}-{base.model.network}-{digest}"
 
 

@@ -115,6 +115,8 @@ def check_same(study: optuna.Study, sweep: dict[str, Any]) -> None:
     if known is None:
         raise ConfigError(f"Study {study.study_name!r} was not made by mollify; give the sweep another --name")
     different = [key for key in IDENTITY if known.get(key) != sweep.get(key)]
+    if "base_recipe" in different and Recipe.from_dict(known["base_recipe"]) == Recipe.from_dict(sweep["base_recipe"]):
+        different.remove("base_recipe")  # written before a setting existed that has its default here
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}
         what = " and ".join(words.get(k, k) for k in different)

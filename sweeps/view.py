@@ -78,7 +78,8 @@ class View:
         counts = status["counts"]
         finished = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
         head = Text.assemble((self._name, "bold"), "  ", self._line(status))
-        bar = ProgressBar(total=status["trials"], completed=finished, width=60)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=status["trials"], completed=finished, width=60))
         table = Table(box=None, pad_edge=False)
         for column, justify in (("trial", "right"), ("epoch", "right"), (self._objective, "right"), ("time", "right")):
             table.add_column(column, justify=justify, style="cyan" if column == "trial" else "")  # type: ignore[arg-type]
