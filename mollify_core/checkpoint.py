@@ -4,6 +4,7 @@ A checkpoint is a folder ``epoch-0007/`` on any pyarrow file system (local, S3, 
 
 - ``model.safetensors``   weights and buffers of the network
 - ``optimizer.safetensors``   tensors of the optimiser's state
+- ``average.safetensors``   the average of the weights, where there is one (else without tensors)
 - ``state.json``   epoch, recipe, scalars of the optimiser's state, versions
 - ``manifest.json``   size and sha256 of each file above; written last
 
@@ -16,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors
@@ -40,12 +41,14 @@ class Checkpoint:
         model: state dict of the network, tensors on the CPU.
         optimizer: the "state" part of the optimiser's state dict: parameter index -> name -> tensor or scalar.
         meta: what else belongs to it, JSON-able (recipe, versions, ...).
+        average: state dict of the averaged network; empty where nothing is averaged.
     """
 
     epoch: int
     model: dict[str, Tensor]
     optimizer: dict[int, dict[str, Any]]
     meta: dict[str, Any]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def name(epoch: int) -> str:
@@ -64,6 +67,7 @@ def to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     files = {
         "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in checkpoint.model.items()}),
         "optimizer.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}),
+        "average.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in checkpoint.average.items()}),
         "state.json": json.dumps(state).encode(),
     }
     manifest = {k: {"size": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
@@ -82,7 +86,7 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"Expected a checkpoint of format {FORMAT}, but got {manifest['format']!r}")
         files = {}
-        for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        for file in ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"):
             files[file] = data = read(file)
             digest = hashlib.sha256(data).hexdigest()
             if digest != manifest["files"][file]["sha256"]:
@@ -97,8 +101,8 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
         for key, value in entries.items():
             index, _, field = key.partition(".")
             optimizer.setdefault(int(index), {})[field] = value
-        model = safetensors.torch.load(files["model.safetensors"])
-        return Checkpoint(state["epoch"], model, optimizer, state["meta"])
+        model, average = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("model", "average"))
+        return Checkpoint(state["epoch"], model, optimizer, state["meta"], average)
     except CheckpointError:
         raise
     except (FileNotFoundError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:

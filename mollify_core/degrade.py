@@ -68,7 +68,7 @@ def _cosine_basis(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def mollify_(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
-    """Degrades a batch in place as drawn: first rows noisy, next rows blurred, the rest untouched.
+    """Degrades a batch in place as drawn, segment by segment.
 
     Args:
         x: (batch, channels, height, width) float32 normalised images, contiguous; overwritten.
@@ -78,11 +78,13 @@ def mollify_(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
     Returns:
         `x`.
     """
-    n, b = len(draw.noise), len(draw.blur)
-    if n:
-        eps = torch.empty_like(x[:n]).normal_(generator=generator)
+    noisy, blurred = slice(0, len(draw.noise)), slice(draw.start, draw.start + len(draw.blur))
+    if len(draw.blur):
+        x[blurred] = heat_blur(x[blurred], draw.blur.to(x.device, non_blocking=True))
+    if len(draw.noise):
+        eps = torch.empty_like(x[noisy]).normal_(generator=generator)
         sigma = draw.noise.to(x.device, non_blocking=True).view(-1, 1, 1, 1)
-        x[:n].mul_((1 - sigma * sigma).clamp_(min=0).sqrt_()).addcmul_(eps, sigma)
-    if b:
-        x[n : n + b] = heat_blur(x[n : n + b], draw.blur.to(x.device, non_blocking=True))
+        x[noisy].mul_((1 - sigma * sigma).clamp_(min=0).sqrt_()).addcmul_(eps, sigma)
+    if draw.pure:
+        x[blurred.stop : blurred.stop + draw.pure].normal_(generator=generator)
     return x

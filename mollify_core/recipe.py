@@ -1,8 +1,7 @@
 """The recipe: everything that determines one trained model, as one immutable value.
 
 Command-line flags, YAML files, Optuna suggestions and checkpoints all meet here. A recipe is validated when
-it is built, goes to JSON and back unchanged, and has a stable hash. The defaults are the AISTATS paper's
-(Heinonen et al. 2025; the released code's option defaults).
+it is built, goes to JSON and back unchanged, and has a stable hash.
 """
 
 from __future__ import annotations
@@ -18,136 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.settings import Data, Matching, Model, Mollify, Optim, check
+
+__all__ = ["SETTINGS", "Data", "Matching", "Model", "Mollify", "Optim", "Recipe", "parse_setting", "section_of"]
 
 FORMAT = 1
-AUGMENTATIONS = ("flip", "crop")
-LABEL_MODES = ("ls",)
-LOSSES = ("ce",)
-SCALINGS = ("normal", "uniform")
-PRECISIONS = ("float32", "bf16")
-
-
-def _check(ok: bool, name: str, expected: str, got: object) -> None:
-    if not ok:
-        raise ConfigError(f"Expected `{name}` to be {expected}, but got {got!r}")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which images are trained on, and how they are scaled.
-
-    Attributes:
-        dataset: name in `mollify_core.datasets`.
-        validation_fraction: share of the official training images held out for validation, in (0, 0.5].
-        split_seed: seed of the stratified fit/validation split.
-        train_fraction: share of the fit images that are used, stratified, in (0, 1].
-        scaling: "normal" subtracts the data set's mean and divides by its standard deviation; "uniform"
-            maps [0, 1] to [-1, 1].
-        augment: image augmentations, applied to uint8 images in the fixed order flip, crop.
-    """
-
-    dataset: str = "cifar10"
-    validation_fraction: float = 0.1
-    split_seed: int = 0
-    train_fraction: float = 1.0
-    scaling: str = "normal"
-    augment: tuple[str, ...] = ("flip", "crop")
-
-    def __post_init__(self) -> None:
-        _check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
-        _check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)
-        _check(self.split_seed >= 0, "split_seed", "a non-negative integer", self.split_seed)
-        _check(self.scaling in SCALINGS, "scaling", f"one of {SCALINGS}", self.scaling)
-        for name in self.augment:
-            if name not in AUGMENTATIONS:
-                raise ConfigError(f"Unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
-        _check(len(set(self.augment)) == len(self.augment), "augment", "a list without repetition", self.augment)
-        object.__setattr__(self, "augment", tuple(a for a in AUGMENTATIONS if a in self.augment))
-
-
-@dataclass(frozen=True)
-class Model:
-    """The network.
-
-    Attributes:
-        network: name in `mollify_core.networks`.
-    """
-
-    network: str = "presnet50"
-
-
-@dataclass(frozen=True)
-class Mollify:
-    """The mollification schedule: how an image is degraded at time t in [0, 1] and its label with it.
-
-    Attributes:
-        p_clean: share of training images left clean, in [0, 1]; 1 is plain training.
-        noise_share: share of noise among the degraded images (the rest is blurred), in [0, 1].
-        beta_a, beta_b: t ~ Beta(beta_a, beta_b), both positive.
-        max_noise: noise level sigma at t = 1, in (0, 1].
-        min_blur: blur scale at t = 0 in pixels, positive.
-        max_blur: blur scale at t = 1 in pixels, at least `min_blur`; None is the image side.
-        noise_power, blur_power: k_n, k_b: how fast the label follows the degradation, positive.
-        smoothing: factor in [0, 1] on every label strength; 0 keeps hard labels.
-        label_mode: "ls", smoothing towards the uniform distribution.
-        loss: "ce", cross-entropy with soft targets.
-    """
-
-    p_clean: float = 1 / 3
-    noise_share: float = 0.5
-    beta_a: float = 1.0
-    beta_b: float = 2.0
-    max_noise: float = 1.0
-    min_blur: float = 0.3
-    max_blur: float | None = None
-    noise_power: float = 1.0
-    blur_power: float = 1.0
-    smoothing: float = 1.0
-    label_mode: str = "ls"
-    loss: str = "ce"
-
-    def __post_init__(self) -> None:
-        for name in ("p_clean", "noise_share", "smoothing"):
-            _check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
-        for name in ("beta_a", "beta_b", "min_blur", "noise_power", "blur_power"):
-            _check(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        _check(0 < self.max_noise <= 1, "max_noise", "in (0, 1]", self.max_noise)
-        if self.max_blur is not None:
-            _check(self.max_blur >= self.min_blur, "max_blur", f"at least min_blur = {self.min_blur}", self.max_blur)
-        _check(self.label_mode in LABEL_MODES, "label_mode", f"one of {LABEL_MODES}", self.label_mode)
-        _check(self.loss in LOSSES, "loss", f"one of {LOSSES}", self.loss)
-
-
-@dataclass(frozen=True)
-class Optim:
-    """Optimisation: SGD with momentum, cosine decay per epoch to zero.
-
-    Attributes:
-        epochs: passes over the fit images, at least 1.
-        batch_size: images per step over all workers together, at least 1.
-        lr: learning rate of the first epoch, positive.
-        momentum: in [0, 1).
-        nesterov: Nesterov momentum.
-        weight_decay: L2 factor on all parameters, at least 0.
-        precision: "float32", or "bf16" autocast of the network (degradation is always float32).
-    """
-
-    epochs: int = 200
-    batch_size: int = 128
-    lr: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    precision: str = "bf16"
-
-    def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "epochs", "a positive integer", self.epochs)
-        _check(self.batch_size >= 1, "batch_size", "a positive integer", self.batch_size)
-        _check(self.lr > 0, "lr", "positive", self.lr)
-        _check(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
-        _check(not self.nesterov or self.momentum > 0, "nesterov", "false when momentum is 0", self.nesterov)
-        _check(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        _check(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
 
 
 @dataclass(frozen=True)
@@ -161,11 +35,12 @@ class Recipe:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     mollify: Mollify = field(default_factory=Mollify)
+    matching: Matching = field(default_factory=Matching)
     optim: Optim = field(default_factory=Optim)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(0 <= self.seed < 2**63, "seed", "an integer in [0, 2**63)", self.seed)
+        check(0 <= self.seed < 2**63, "seed", "an integer in [0, 2**63)", self.seed)
 
     def with_(self, settings: dict[str, Any] | None = None, /, **more: Any) -> Recipe:
         """This recipe with some settings replaced, each addressed by its own name.

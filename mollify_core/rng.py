@@ -6,8 +6,10 @@ Nothing depends on how many numbers were drawn before, so a resumed run equals a
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(*key: int | str) -> int:
@@ -18,4 +20,6 @@ def derive(*key: int | str) -> int:
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator on `device`, seeded by `derive(*key)`."""
+    import torch  # seeds alone are wanted where torch is not: importing it takes seconds
+
     return torch.Generator(device).manual_seed(derive(*key))

@@ -59,20 +59,29 @@ def beta_times(n: int, a: float, b: float, generator: torch.Generator) -> Tensor
 
 @dataclass(frozen=True)
 class Draw:
-    """The degradations of one batch, as contiguous segments: noisy rows first, then blurred rows, then clean ones.
+    """The degradations of one batch, as contiguous segments: noise, blur then noise, blur, pure noise, clean.
 
     Segments instead of a mask need no gather and no device synchronisation. The law is that of independent roles
     whenever the rows of the batch are exchangeable, i.e. come from a shuffled order.
 
     Attributes:
         noise: (n,) noise level sigma of rows 0 .. n-1.
-        blur: (b,) blur scale in pixels of rows n .. n+b-1.
+        blur: (b,) blur scale in pixels of rows start .. start+b-1; the rows before n among them are blurred first.
+        start: first blurred row.
+        pure: rows after the blurred ones that become pure noise.
         strength: (batch,) label strength of every row, 0 for clean rows.
     """
 
     noise: Tensor
     blur: Tensor
+    start: int
+    pure: int
     strength: Tensor
+
+    @property
+    def degraded(self) -> int:
+        """Number of rows that are not clean; they come first."""
+        return self.start + len(self.blur) + self.pure
 
 
 def draw(batch: int, side: int, config: Mollify, generator: torch.Generator) -> Draw:
@@ -81,17 +90,20 @@ def draw(batch: int, side: int, config: Mollify, generator: torch.Generator) -> 
     Args:
         batch: number of rows.
         side: image side in pixels.
-        config: the schedule; each row is clean with probability p_clean, else noisy with probability noise_share.
+        config: the schedule; each row is clean with probability p_clean, else it has each other role by its share.
         generator: a CPU generator, so that the segment sizes need no synchronisation.
     """
-    role = torch.rand(batch, generator=generator)
-    p_noise = (1 - config.p_clean) * config.noise_share
-    noisy = int((role < p_noise).sum())
-    blurred = int((role < 1 - config.p_clean).sum()) - noisy
-    t = beta_times(noisy + blurred, config.beta_a, config.beta_b, generator)
-    level = noise_level(t[:noisy], config.max_noise)
-    scale = blur_scale(t[noisy:], config.min_blur, side if config.max_blur is None else config.max_blur)
-    strength = torch.zeros(batch)
-    strength[:noisy] = noise_strength(level, config.noise_power)
-    strength[noisy : noisy + blurred] = blur_strength(scale, side, config.blur_power)
-    return Draw(level, scale, strength.mul_(config.smoothing))
+    shares = torch.tensor([config.noise_share, config.both_share, 1.0, config.pure_share], dtype=torch.float64)
+    shares[2] -= shares[0] + shares[1] + shares[3]  # what is left is blurred
+    bounds = (shares.cumsum(0) * (1 - config.p_clean)).float()
+    role = torch.bucketize(torch.rand(batch, generator=generator), bounds, right=True)
+    noise, both, blur, pure, _ = role.bincount(minlength=5).tolist()
+    t = beta_times(noise + both + blur, config.beta_a, config.beta_b, generator)
+    level = noise_level(t[: noise + both], config.max_noise)
+    scale = blur_scale(t[noise:], config.min_blur, side if config.max_blur is None else config.max_blur)
+    # A label is smoothed by each degradation of its image in turn: what is kept of it is the product.
+    kept = torch.ones(batch)
+    kept[: noise + both] *= 1 - noise_strength(level, config.noise_power)
+    kept[noise : noise + both + blur] *= 1 - blur_strength(scale, side, config.blur_power)
+    kept[noise + both + blur :][:pure] = 0
+    return Draw(level, scale, noise, pure, (1 - kept).mul_(config.smoothing))

@@ -169,7 +169,7 @@ def references(space: Space, base: Recipe, side: int) -> tuple[Reference, Refere
     Both use the base recipe's optimisation. A value outside a narrowed range, or not among the choices, is a setting
     of that trial only.
     """
-    paper = {name: getattr(Mollify(), name) for name in Mollify.__dataclass_fields__}
+    paper = {name: getattr(Mollify(), name) for name in Mollify.__dataclass_fields__} | {"arm": "off"}
     plain = {**paper, "p_clean": 1.0}
     result = []
     for name, settings in (("paper", paper), ("plain", plain)):

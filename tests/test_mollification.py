@@ -77,11 +77,59 @@ def test_labels_by_role(golden, noise_power, blur_power, name):
     np.testing.assert_allclose(labels.smooth(tensor(golden["m_role_y"]), strength), golden[name], atol=1e-5)
 
 
-def test_cross_entropy(golden):
+@pytest.mark.parametrize("mode", ["ls", "ld", "la", "lm"])
+def test_label_modes(golden, mode):
+    target, strength = tensor(golden["m_lab_y"]), tensor(golden["m_lab_g"])
+    expected = golden[f"m_lab_{mode}"]
+    if mode in ("la", "lm"):  # the released code keeps the sink column where its labels have it: first or last
+        sink = int(np.argmax(np.abs(golden["m_lab_y11"] - expected).sum(0) * (golden["m_lab_y11"].sum(0) == 0)))
+        expected = np.concatenate([np.delete(expected, sink, axis=1), expected[:, sink : sink + 1]], axis=1)
+    got = labels.soften(target, strength, mode)
+    assert got.shape[1] == labels.outputs(target.shape[1], mode)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ce", "bce", "nce"])
+def test_losses(golden, name):
     logits, soft = tensor(golden["m_logits"]), tensor(golden["m_soft"])
-    loss = labels.soft_cross_entropy(logits, soft)
-    np.testing.assert_allclose(loss, golden["m_loss_ce"], atol=1e-5)
-    np.testing.assert_allclose(loss.mean(), golden["m_lossmean_ce"], atol=1e-5)
+    loss = labels.loss(name, "ls", logits, soft)
+    np.testing.assert_allclose(loss, golden[f"m_loss_{name}"], atol=2e-5 if name == "nce" else 1e-5)
+    np.testing.assert_allclose(loss.mean(), golden[f"m_lossmean_{name}"], atol=1e-5)
+
+
+def test_normalised_cross_entropy_is_exact_and_smooth(golden):
+    logits, soft = tensor(golden["m_logits"]).double(), tensor(golden["m_soft"])
+    np.testing.assert_allclose(labels.loss("nce", "ls", logits, soft), golden["m_loss_nce_f64"], atol=2e-6)
+    equal = torch.zeros(1, 10, requires_grad=True)
+    loss = labels.normalised_cross_entropy(equal, torch.full((1, 10), 0.1))
+    assert float(loss) == pytest.approx(float(golden["m_nce_uniform_exact"]), abs=1e-6)
+    loss.sum().backward()
+    assert torch.isfinite(equal.grad).all()
+    wild = torch.tensor([[80.0, -80.0, 0.0], [1e-4, 0.0, 0.0]], requires_grad=True)
+    labels.normalised_cross_entropy(wild, torch.eye(3)[:2]).sum().backward()
+    assert torch.isfinite(wild.grad).all()
+    probe = torch.randn(4, 5, dtype=torch.float64, requires_grad=True, generator=rng.generator("probe"))
+    target = torch.softmax(torch.randn(4, 5, generator=rng.generator("target")), 1)
+    log_z = torch.logsumexp  # numerical integral of sum_c f_c^(1 - g) fbar^g over g in [0, 1]
+    log_f = torch.log_softmax(probe.float(), 1)
+    g = (torch.arange(2000) + 0.5) / 2000
+    grid = (1 - g)[:, None, None] * log_f + g[:, None, None] * log_f.mean(1, keepdim=True)
+    expected = -(target * log_f).sum(1) + log_z(log_z(grid, 2), 0) - np.log(2000)
+    np.testing.assert_allclose(
+        labels.normalised_cross_entropy(probe, target).detach(), expected.detach(), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_probabilities_leave_the_sink_out():
+    logits = torch.randn(6, 5, generator=rng.generator("sink"))
+    for name in ("ce", "bce"):
+        f = labels.log_probabilities(logits, 4, name).exp()
+        assert f.shape == (6, 4)
+        np.testing.assert_allclose(f.sum(1), 1, atol=1e-6)
+        assert ((labels.sink_mass(logits, name) > 0) & (labels.sink_mass(logits, name) < 1)).all()
+    np.testing.assert_allclose(
+        labels.log_probabilities(logits, 4, "ce").exp(), torch.softmax(logits[:, :4], 1), atol=1e-6
+    )
 
 
 @given(st.integers(1, 9), st.integers(2, 7), st.integers(0, 2**31))
@@ -115,6 +163,35 @@ def test_roles_come_in_their_shares_and_only_their_rows_change():
     y = degrade.mollify_(x.clone(), drawn, rng.generator("eps"))
     assert torch.equal(y[degraded:], x[degraded:])
     assert all(not torch.equal(a, b) for a, b in zip(x[:degraded], y[:degraded], strict=True))
+
+
+def test_all_roles_in_their_order():
+    config = Mollify(p_clean=0.2, noise_share=0.25, both_share=0.25, pure_share=0.25, smoothing=0.8)
+    counts = np.zeros(5)
+    for step in range(200):
+        d = schedule.draw(100, 32, config, rng.generator("five", step))
+        both = len(d.noise) - d.start
+        row = [d.start, both, len(d.blur) - both, d.pure, 100 - d.degraded]
+        assert min(row) >= 0
+        counts += row
+    assert stats.chisquare(counts, 20_000 * np.full(5, 0.2)).pvalue > 1e-3
+    x = torch.randn(100, 3, 32, 32, generator=rng.generator("x"))
+    y = degrade.mollify_(x.clone(), d, rng.generator("eps"))
+    blurred = x.clone()
+    end = d.start + len(d.blur)
+    blurred[d.start : end] = degrade.heat_blur(x[d.start : end], d.blur)
+    g = rng.generator("eps")
+    n = len(d.noise)
+    eps = torch.empty_like(x[:n]).normal_(generator=g)
+    torch.testing.assert_close(y[:n], degrade.noise(blurred[:n], d.noise, eps), atol=1e-6, rtol=0)
+    torch.testing.assert_close(y[n:end], blurred[n:end], atol=0, rtol=0)
+    assert (d.strength[end : d.degraded] == 0.8).all()
+    assert (d.strength[d.degraded :] == 0).all()
+    assert y[end : d.degraded].std() == pytest.approx(1, abs=0.05)
+    assert torch.equal(y[d.degraded :], x[d.degraded :])
+    first = schedule.noise_strength(d.noise[d.start :])
+    second = schedule.blur_strength(d.blur[:both], 32)
+    np.testing.assert_allclose(d.strength[d.start : n], 0.8 * (1 - (1 - first) * (1 - second)), atol=1e-6)
 
 
 def test_mollify_equals_the_pure_functions():

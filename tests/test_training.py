@@ -15,6 +15,7 @@ from torch import nn
 from mollify_core import checkpoint, networks
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from mollify_core.recipe import Recipe
+from mollify_core.targets import Normalise, prepare
 from mollify_core.train import main as train_main
 from mollify_core.train import training_data
 from mollify_core.training import Training, TrainingData, learning_rate, split_rows
@@ -41,6 +42,20 @@ VARIANTS = {
     "nesterov": {"nesterov": True, "weight_decay": 0.0},
     "no momentum": {"momentum": 0.0},
     "ragged": {"batch_size": 50},
+    "all roles": {"noise_share": 0.3, "both_share": 0.3, "pure_share": 0.2},
+    "ld": {"label_mode": "ld", "loss": "bce"},
+    "la": {"label_mode": "la", "loss": "bce", "augment": ("cutmix",)},
+    "lm": {"label_mode": "lm", "augment": ("flip", "crop", "trivialaugment", "mixup")},
+    "nce": {"loss": "nce", "augment": ("rotate", "resized_crop")},
+    "nmi labels": {"label_source": "nmi", "bins": 16},
+    "repeat": {"repeat": 4, "augment": ("mixup",)},
+    "matching": {"arm": "matching", "p_undistorted": 0.2},
+    "matching, fixed": {"arm": "smoothing", "augment": ("cutmix",)},
+    "matching, hard": {"arm": "hard"},
+    "matching, others": {"arm": "matching", "spread": "others", "corrected": True, "bins": 8},
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "warmup_epochs": 1, "clip_norm": 1.0},
+    "ema": {"ema": 0.9, "label_smoothing": 0.1},
+    "final_bn": {"network": "presnet18", "final_bn": True, "train_fraction": 0.03},
 }
 
 
@@ -104,6 +119,32 @@ def test_seed_decides(digits):
     assert not same(train(), train(seed=1))
 
 
+def test_the_three_arms_see_the_same_images(digits):
+    """Information matching's comparison is fair: only the label strengths differ."""
+    images = digits.tensors("train").select(range(64))
+    normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
+
+    def arm(name):
+        return prepare(images.images, images.labels, 10, SMALL.with_(arm=name), normalise, 0, 0, 0, 0)
+
+    hard, fixed, matched = arm("hard"), arm("smoothing"), arm("matching")
+    assert torch.equal(hard.x, fixed.x)
+    assert torch.equal(hard.x, matched.x)
+    assert (hard.strength == 0).all()
+    assert (fixed.strength == 0.1).all()
+    assert len(matched.strength.unique()) > 20
+
+
+def test_repeat_gives_every_image_its_copies(digits):
+    images = digits.tensors("train").select(range(16))
+    normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
+    batch = prepare(images.images, images.labels, 10, SMALL.with_(repeat=4, p_clean=1.0), normalise, 0, 0, 0, 0)
+    plain = normalise(images.images).flatten(1)
+    owner = torch.cdist(batch.x.flatten(1), plain).argmin(1)
+    assert owner.bincount().tolist() == [4] * 16
+    assert torch.equal(batch.labels, images.labels[owner])
+
+
 def test_not_finite_is_told_with_its_place(digits):
     recipe = SMALL.with_(lr=1e30)
     with pytest.raises(NonFiniteLossError, match="epoch 0, step") as error:
@@ -120,6 +161,10 @@ def test_learning_rate_is_the_papers_cosine():
         assert learning_rate(recipe, epoch) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         scheduler.step()
+    warm = recipe.with_(warmup_epochs=2)
+    assert learning_rate(warm, 0, 0.5) == pytest.approx(0.05)
+    assert learning_rate(warm, 1, 1.0) == pytest.approx(0.2)
+    assert learning_rate(warm, 2, 0.1) == pytest.approx(0.2)
 
 
 def test_split_never_shares_an_image(digits):

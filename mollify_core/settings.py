@@ -1,0 +1,230 @@
+"""The sections of a recipe: what can be set, its range and its default. Names are unique over all sections.
+
+The defaults are the AISTATS paper's (Heinonen et al. 2025; the released code's option defaults).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mollify_core.augment.names import canonical
+from mollify_core.errors import ConfigError
+
+SINK_MODES = ("la", "lm")
+LABEL_MODES = ("ls", "ld", *SINK_MODES)
+LOSSES = ("ce", "bce", "nce")
+LABEL_SOURCES = ("schedule", "nmi")
+SCALINGS = ("normal", "uniform")
+PRECISIONS = ("float32", "bf16")
+OPTIMIZERS = ("sgd", "adamw")
+ARMS = ("off", "hard", "smoothing", "matching")
+SPREADS = ("all", "others")
+
+
+def check(ok: bool, name: str, expected: str, got: object) -> None:
+    """Raises a ConfigError that says what was expected of a setting, then what came."""
+    if not ok:
+        raise ConfigError(f"Expected `{name}` to be {expected}, but got {got!r}")
+
+
+def check_mode_and_loss(mode: str, loss: str) -> None:
+    """Raises a ConfigError unless the loss goes with the label mode: nce is a likelihood of smoothed labels only."""
+    check(mode in LABEL_MODES, "label_mode", f"one of {LABEL_MODES}", mode)
+    check(loss in LOSSES, "loss", f"one of {LOSSES}", loss)
+    if loss == "nce" and mode != "ls":
+        raise ConfigError(f"Expected label_mode 'ls' for loss 'nce', but got {mode!r}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images are trained on, and how they are scaled.
+
+    Attributes:
+        dataset: name in `mollify_core.datasets`.
+        validation_fraction: share of the official training images held out for validation, in (0, 0.5].
+        split_seed: seed of the stratified fit/validation split.
+        train_fraction: share of the fit images that are used, stratified, in (0, 1].
+        scaling: "normal" subtracts the data set's mean and divides by its standard deviation; "uniform"
+            maps [0, 1] to [-1, 1].
+        augment: image augmentations, names in `mollify_core.augment.AUGMENTATIONS`, applied in that order.
+    """
+
+    dataset: str = "cifar10"
+    validation_fraction: float = 0.1
+    split_seed: int = 0
+    train_fraction: float = 1.0
+    scaling: str = "normal"
+    augment: tuple[str, ...] = ("flip", "crop")
+
+    def __post_init__(self) -> None:
+        check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
+        check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)
+        check(self.split_seed >= 0, "split_seed", "a non-negative integer", self.split_seed)
+        check(self.scaling in SCALINGS, "scaling", f"one of {SCALINGS}", self.scaling)
+        object.__setattr__(self, "augment", canonical(self.augment))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network.
+
+    Attributes:
+        network: name in `mollify_core.networks`.
+        final_bn: presnet*: the usual batch norm and ReLU before pooling, which the paper's networks lack.
+        published: googlenet: the released code's wrong batch-norm constants.
+    """
+
+    network: str = "presnet50"
+    final_bn: bool = False
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class Mollify:
+    """The mollification schedule: how an image is degraded at time t in [0, 1] and its label with it.
+
+    Attributes:
+        p_clean: share of training images left clean, in [0, 1]; 1 is plain training.
+        noise_share: share of noise among the degraded images (what no share names is blurred), in [0, 1].
+        both_share: share blurred, then noised at the same time (the paper's pseudo-code), in [0, 1].
+        pure_share: share replaced by pure noise at full label strength (role "e" of the released code), in [0, 1].
+        beta_a, beta_b: t ~ Beta(beta_a, beta_b), both positive.
+        max_noise: noise level sigma at t = 1, in (0, 1].
+        min_blur: blur scale at t = 0 in pixels, positive.
+        max_blur: blur scale at t = 1 in pixels, at least `min_blur`; None is the image side.
+        noise_power, blur_power: k_n, k_b: how fast the label follows the degradation, positive.
+        smoothing: factor in [0, 1] on every label strength; 0 keeps hard labels.
+        label_source: where the label strength comes from: the "schedule", or the "nmi" that the degradation leaves
+            between the image and its original (with the settings of `Matching`).
+        label_mode: "ls", "ld", "la" or "lm", see `mollify_core.labels`.
+        loss: "ce", "bce" or "nce" (with "ls" only).
+        repeat: copies of an image in a step, each with its own role, time and noise; images per step stay the same.
+    """
+
+    p_clean: float = 1 / 3
+    noise_share: float = 0.5
+    both_share: float = 0.0
+    pure_share: float = 0.0
+    beta_a: float = 1.0
+    beta_b: float = 2.0
+    max_noise: float = 1.0
+    min_blur: float = 0.3
+    max_blur: float | None = None
+    noise_power: float = 1.0
+    blur_power: float = 1.0
+    smoothing: float = 1.0
+    label_source: str = "schedule"
+    label_mode: str = "ls"
+    loss: str = "ce"
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("p_clean", "noise_share", "both_share", "pure_share", "smoothing"):
+            check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
+        shares = self.noise_share + self.both_share + self.pure_share
+        check(shares <= 1 + 1e-9, "noise_share + both_share + pure_share", "at most 1", shares)
+        for name in ("beta_a", "beta_b", "min_blur", "noise_power", "blur_power"):
+            check(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        check(0 < self.max_noise <= 1, "max_noise", "in (0, 1]", self.max_noise)
+        if self.max_blur is not None:
+            check(self.max_blur >= self.min_blur, "max_blur", f"at least min_blur = {self.min_blur}", self.max_blur)
+        check(self.label_source in LABEL_SOURCES, "label_source", f"one of {LABEL_SOURCES}", self.label_source)
+        check_mode_and_loss(self.label_mode, self.loss)
+        check(self.repeat >= 1, "repeat", "a positive integer", self.repeat)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Information matching (Bonilla Salvador 2025): the label follows the information that a distortion leaves.
+
+    Attributes:
+        arm: "off": images are mollified as `Mollify` says. The others distort images instead, all of them alike, and
+            differ in nothing but the label: "hard", "smoothing" by `fixed_epsilon`, or "matching" by NMI.
+        p_undistorted: share of images left as they are, in [0, 1]; the paper's is 0.
+        fixed_epsilon: epsilon of the arm "smoothing", in [0, 1].
+        max_epsilon, epsilon_scale, epsilon_power: epsilon = min(max_epsilon, epsilon_scale (1 - NMI)^epsilon_power);
+            the first two in [0, 1], the power positive.
+        spread: where epsilon goes: to "all" classes (the released code) or the "others" only (the paper's text).
+        bins: of the histograms, 2 to 256.
+        use_all_bins, constants_match, corrected: see `mollify_core.nmi.normalized_mutual_information`.
+        blur_sigma, blur_kernel, patch_size, mosaic_power: what strength 1 means, see
+            `mollify_core.distortions.Distortions`.
+    """
+
+    arm: str = "off"
+    p_undistorted: float = 0.0
+    fixed_epsilon: float = 0.1
+    max_epsilon: float = 0.9
+    epsilon_scale: float = 1.0
+    epsilon_power: float = 1.0
+    spread: str = "all"
+    bins: int = 64
+    use_all_bins: bool = False
+    constants_match: bool = True
+    corrected: bool = False
+    blur_sigma: float = 50.0
+    blur_kernel: int = 51
+    patch_size: int = 8
+    mosaic_power: float = 2.0
+
+    def __post_init__(self) -> None:
+        check(self.arm in ARMS, "arm", f"one of {ARMS}", self.arm)
+        check(self.spread in SPREADS, "spread", f"one of {SPREADS}", self.spread)
+        for name in ("p_undistorted", "fixed_epsilon", "max_epsilon", "epsilon_scale"):
+            check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
+        check(self.epsilon_power > 0, "epsilon_power", "positive", self.epsilon_power)
+        check(2 <= self.bins <= 256, "bins", "from 2 to 256", self.bins)
+        for name in ("blur_sigma", "mosaic_power"):
+            check(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        odd = self.blur_kernel > 0 and self.blur_kernel % 2 == 1
+        check(odd, "blur_kernel", "a positive odd integer", self.blur_kernel)
+        check(self.patch_size >= 1, "patch_size", "a positive integer", self.patch_size)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimisation: SGD with momentum, cosine decay per epoch to zero.
+
+    Attributes:
+        epochs: passes over the fit images, at least 1.
+        batch_size: images per step over all workers together, at least 1.
+        optimizer: "sgd" or "adamw".
+        lr: learning rate of the first epoch, positive.
+        warmup_epochs: epochs of linear warm-up from 0, step by step, before the decay; less than `epochs`.
+        momentum: of SGD, in [0, 1).
+        nesterov: Nesterov momentum.
+        weight_decay: L2 factor on all parameters (decoupled with "adamw"), at least 0.
+        label_smoothing: the baseline's fixed smoothing of every label, before any other, in [0, 1].
+        clip_norm: largest norm of the gradient; None clips nothing.
+        ema: decay per step of an average of the weights that is evaluated in their place, in [0, 1); 0 is off.
+        precision: "float32", or "bf16" autocast of the network (degradation is always float32).
+        compile: compile the network with `torch.compile` (up to a minute at the start).
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    warmup_epochs: int = 0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    ema: float = 0.0
+    precision: str = "bf16"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.epochs >= 1, "epochs", "a positive integer", self.epochs)
+        check(self.batch_size >= 1, "batch_size", "a positive integer", self.batch_size)
+        check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {OPTIMIZERS}", self.optimizer)
+        check(self.lr > 0, "lr", "positive", self.lr)
+        check(0 <= self.warmup_epochs < self.epochs, "warmup_epochs", "at least 0 and below epochs", self.warmup_epochs)
+        check(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+        check(not self.nesterov or self.momentum > 0, "nesterov", "false when momentum is 0", self.nesterov)
+        check(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        check(0 <= self.label_smoothing <= 1, "label_smoothing", "in [0, 1]", self.label_smoothing)
+        check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)
+        check(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
+        check(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)
