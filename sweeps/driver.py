@@ -126,11 +126,10 @@ def settle(args: argparse.Namespace, console: Console) -> Sweep:
         at_most=args.max_concurrent,
         trials=trials,
     )
-    if base.optim.batch_size % placement.workers:
-        raise ConfigError(
-            f"Expected --batch-size to be a multiple of --workers-per-trial {placement.workers}, "
-            f"but got {base.optim.batch_size}"
-        )
+    parts = placement.workers * base.mollify.repeat
+    if base.optim.batch_size % parts:
+        what = "--workers-per-trial" + (" times repeat" if base.mollify.repeat > 1 else "")
+        raise ConfigError(f"Expected --batch-size to be a multiple of {what} {parts}, but got {base.optim.batch_size}")
     prepared = prepare(
         args.dataset,
         data_dir=args.data_dir,

@@ -71,7 +71,8 @@ def connect(address: str | None) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"Cannot connect to a Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+        what = "start Ray on this machine" if address is None else f"connect to a Ray cluster at {address!r}"
+        raise ConfigError(f"Cannot {what}: {(str(error).splitlines() or ['no reason given'])[0]}") from None
 
 
 def cluster_nodes(address: str) -> list[Node]:

@@ -42,7 +42,8 @@ def start(folder: Path, *argv: str, **env: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell in the background ignores Ctrl-C for its children; a user's does not.
+        # As in a user's terminal: a process group of its own, which Ctrl-C reaches as a whole.
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -181,7 +182,7 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     second = start(tmp_path, *TINY)
     assert f"is being run already, by process {process.pid}" in finish(second, 2)
     asked = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     out = finish(process, 130)
     assert time.monotonic() - asked < 20
     assert "Nothing is lost; continue with the same command:" in out
