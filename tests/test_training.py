@@ -26,8 +26,8 @@ SMALL = Recipe().with_(
     dataset="digits",
     network="resnet20",
     augment=("crop",),
-    validation_fraction=0.03,
-    train_fraction=0.1,
+    validation_fraction=0.01,
+    train_fraction=0.06,
     batch_size=32,
     epochs=3,
     lr=0.05,
@@ -94,7 +94,7 @@ def test_resumes_bit_equal(variant, digits, tmp_path):
 
 
 def test_learns_and_reports(digits):
-    recipe = SMALL.with_(train_fraction=1.0, epochs=3, p_clean=1.0)
+    recipe = SMALL.with_(train_fraction=1.0, validation_fraction=0.1, epochs=3, p_clean=1.0)
     training = Training(recipe, training_data(recipe, digits))
     epochs = list(training.run())
     assert [e.index for e in epochs] == [0, 1, 2]
@@ -171,7 +171,7 @@ def test_split_never_shares_an_image(digits):
     labels = digits.tensors("train").labels.numpy()
     fit, validation = split_rows(labels, SMALL, digits.fingerprint)
     assert not set(fit) & set(validation)
-    assert len(fit) == pytest.approx(0.1 * (len(labels) - len(validation)), abs=10)
+    assert len(fit) == pytest.approx(SMALL.data.train_fraction * (len(labels) - len(validation)), abs=10)
     more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits.fingerprint)
     assert set(fit) < set(more)
     np.testing.assert_array_equal(validation, same_validation)
@@ -253,7 +253,7 @@ def test_two_workers_equal_one(batch_size, digits, tmp_path):
     129 images give shards of 65 and 64, so the last step is ragged; with batches of one image a worker, the second
     worker has nothing in the last step.
     """
-    recipe = SMALL.with_(batch_size=batch_size, precision="float32", p_clean=1.0, augment=())
+    recipe = SMALL.with_(batch_size=batch_size, train_fraction=0.2, precision="float32", p_clean=1.0, augment=())
     data = training_data(recipe, digits)
     rows = np.arange(129)
     data = TrainingData(
