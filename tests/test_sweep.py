@@ -74,6 +74,15 @@ def wait_for(path: Path, reached: Callable[[optuna.Study], bool], process: subpr
     raise AssertionError("the sweep did not get there in time")
 
 
+def in_mid_trial(after: int) -> Callable[[optuna.Study], bool]:
+    """Whether a trial later than `after` has reported an epoch and is still running."""
+
+    def reached(study: optuna.Study) -> bool:
+        return any(t.state == TrialState.RUNNING and t.intermediate_values for t in study.trials[after + 1 :])
+
+    return reached
+
+
 def told(study: optuna.Study) -> list[tuple]:
     """What a study says, less everything that measures time."""
     return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.trials]
@@ -178,7 +187,7 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     """
     path = tmp_path / "runs/s/study.sqlite"
     process = start(tmp_path, *TINY)
-    wait_for(path, lambda s: len(s.trials) > 1 and len(s.trials[1].intermediate_values) == 1, process)
+    wait_for(path, in_mid_trial(after=0), process)
     second = start(tmp_path, *TINY)
     assert f"is being run already, by process {process.pid}" in finish(second, 2)
     asked = time.monotonic()
@@ -189,7 +198,7 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     assert "python sweeps/search.py --dataset digits --trials 5" in out
 
     process = start(tmp_path, *TINY)
-    wait_for(path, lambda s: len(s.trials) > 3 and len(s.trials[3].intermediate_values) == 1, process)
+    wait_for(path, in_mid_trial(after=1), process)
     process.kill()
     process.communicate()
     assert TrialState.RUNNING in [t.state for t in study_of(path).trials]
