@@ -97,8 +97,8 @@ def _entropy(counts: Tensor, pixels: int) -> Tensor:
 def _pixel_entropy(counts: Tensor) -> Tensor:
     """(rows,) bits: the entropy of a histogram, given for every pixel the count of its own cell (rows, pixels).
 
-    The mean of -log2 p over pixels needs no visit to empty cells. Probabilities are multiplied, up to 8 at a time, as
-    long as their product stays in the range of float32: the logarithm costs more than they do.
+    The mean of -log2 p over pixels needs no visit to empty cells. Probabilities are multiplied before the logarithm,
+    which costs more, as long as their product stays in the range of float32: 8 at a time at 32 px.
     """
     pixels = counts.shape[1]
     p, bits = counts.div_(pixels), pixels.bit_length()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sweeps.driver import Sweep
 
-_POLL = 0.5  # seconds between looks at the study
+_POLL = 1.0  # seconds between looks at the study
 _SNAPSHOT = 30.0  # seconds between copies of the study to remote storage
 _ENVIRONMENT = {
     # Ray would otherwise build every worker's environment anew when the driver was started by `uv run`.
