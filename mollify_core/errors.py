@@ -28,6 +28,10 @@ class StorageError(MollifyError, OSError):
     """A storage location cannot be read or written."""
 
 
+class SweepError(MollifyError, RuntimeError):
+    """A sweep broke on the way, through no fault of its settings; what it has done is kept."""
+
+
 class NonFiniteLossError(MollifyError, ArithmeticError):
     """The training loss became NaN or infinite.
 

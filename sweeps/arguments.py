@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--train-fraction", type=float, metavar="F", help="use this share of the images, stratified (default: 1)"
     )
-    g.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything (default: 0)")
+    g.add_argument("--seed", type=int, metavar="N", help="seed of everything (default: the recipe's, 0)")
     g.add_argument("--recipe", metavar="FILE", help="start from this recipe (.json or .yaml) instead of the defaults")
     g.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe (repeatable)"

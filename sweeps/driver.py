@@ -27,7 +27,7 @@ from rich.table import Table
 
 from mollify_core.datasets import Prepared, prepare
 from mollify_core.datasets import spec as dataset_spec
-from mollify_core.errors import ConfigError, DataError, nearest
+from mollify_core.errors import ConfigError, DataError, StorageError, nearest
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
 from mollify_core.validation import check_objectives
@@ -148,7 +148,7 @@ def settle(args: argparse.Namespace, console: Console) -> Sweep:
         "space": searched.describe(),
         "sampler": args.sampler,
         "pruner": args.pruner if len(objectives) == 1 else "none",
-        "seed": args.seed,
+        "seed": base.seed,
     }
     name = args.name or _default_name(base, identity)
     if not _NAME.fullmatch(name):
@@ -249,7 +249,10 @@ def _existing(sweep: Sweep) -> optuna.Study | None:
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
         if not path.exists():
-            snapshot = None if sweep.store.local else sweep.store.read("study.sqlite")
+            try:
+                snapshot = None if sweep.store.local else sweep.store.read("study.sqlite")
+            except OSError as error:
+                raise StorageError(f"Cannot read storage {sweep.store.uri!r}: {str(error).splitlines()[0]}") from None
             if snapshot is None:
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)

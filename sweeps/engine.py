@@ -10,10 +10,11 @@ import sqlite3
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mollify_core.errors import ConfigError
+from mollify_core.errors import ConfigError, MollifyError, SweepError
 from sweeps.plan import Node
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
 
     Raises:
         Stopped: the user stopped it.
+        SweepError: Ray or Tune broke on the way.
         MollifyError: the trackers or the cluster cannot be had.
     """
     from sweeps.trackers import Trackers
@@ -122,6 +124,14 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         run.check(console)
     except KeyboardInterrupt:
         raise Stopped("Stopped.") from None
+    except MollifyError:
+        raise
+    except Exception as error:  # Ray's or Tune's
+        (sweep.local / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SweepError(
+            f"The sweep broke: {reason} (traceback: {sweep.local}/error.txt); the same command continues it"
+        ) from error
     finally:
         import ray
 

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(args)
     except MollifyError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RuntimeError) else 2
     except KeyboardInterrupt:
         print("stopped before anything was started", file=sys.stderr)
         return 130
