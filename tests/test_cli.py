@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import pickle
 import shutil
 import signal
@@ -100,6 +101,18 @@ def test_foreign_data(capsys, tmp_path):
     shutil.rmtree(root)
     root.mkdir()
     assert str(root) in refused(capsys, *argv)
+
+
+def test_a_second_driver_is_refused(capsys):
+    folder = Path("runs/s")
+    folder.mkdir(parents=True)
+    with open(folder / "driver.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        assert main([*DIGITS, "--name", "s"]) == 2
+    assert capsys.readouterr().err == "error: This sweep is being run already, by process 4711\n"
+    assert sorted(p.name for p in folder.iterdir()) == ["driver.lock"]
 
 
 def test_dry_run_starts_nothing(capsys):
