@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sweeps.driver import Sweep
 
 _POLL = 1.0  # seconds between looks at the study
+_STOP_PATIENCE = 5.0  # seconds that a stopped sweep waits for each tracker
 _SNAPSHOT = 30.0  # seconds between copies of the study to remote storage
 _ENVIRONMENT = {
     # Ray would otherwise build every worker's environment anew when the driver was started by `uv run`.
@@ -111,6 +112,7 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         seconds_per_trial=sweep.seconds,
     )
     snapshots = Snapshots(sweep)
+    patience: float | None = None
     try:
         with console.status("starting Ray"):
             connect(address)
@@ -123,6 +125,7 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
             _follow(run, trackers, view)
         run.check(console)
     except KeyboardInterrupt:
+        patience = _STOP_PATIENCE
         raise Stopped("Stopped.") from None
     except MollifyError:
         raise
@@ -135,9 +138,9 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
     finally:
         import ray
 
+        ray.shutdown()  # first: nothing is to train on while the rest is written
         snapshots.now()
-        trackers.close()
-        ray.shutdown()
+        trackers.close(patience)
 
 
 def _follow(run: Run, trackers: Any, view: Any) -> None:

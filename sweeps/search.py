@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2
     except KeyboardInterrupt:
-        print("stopped before anything was started", file=sys.stderr)
+        print("stopped; the same command starts or continues the sweep", file=sys.stderr)
         return 130
 
 

@@ -72,10 +72,14 @@ class Trackers:
         """Trial `number` ended as COMPLETE, PRUNED or FAIL with these final metrics (possibly none)."""
         self._tell("end", number, state, dict(metrics))
 
-    def close(self) -> None:
-        """Write out everything; trials still open stay so, for a later process to continue."""
+    def close(self, timeout: float | None = None) -> None:
+        """Write out everything; trials still open stay so, for a later process to continue.
+
+        Args:
+            timeout: seconds to wait for each tracker; None is `CLOSE_TIMEOUT`.
+        """
         for worker in self._workers:
-            worker.close()
+            worker.close(CLOSE_TIMEOUT if timeout is None else timeout)
 
     def _tell(self, event: str, *args: Any) -> None:
         for worker in self._workers:
@@ -101,14 +105,14 @@ class _Worker:
     def tell(self, event: str, *args: Any) -> None:
         self._events.put((event, args))
 
-    def close(self) -> None:
+    def close(self, timeout: float) -> None:
         if not self._thread.is_alive():
             return
         self._events.put(("close", ()))
         self._events.put(None)
-        self._thread.join(CLOSE_TIMEOUT)
+        self._thread.join(timeout)
         if self._thread.is_alive():
-            self._notice(f"{self._name} did not finish within {CLOSE_TIMEOUT:.0f} s; its records may be incomplete")
+            self._notice(f"{self._name} did not finish within {timeout:.0f} s; its records may be incomplete")
 
     def _run(self) -> None:
         failed = False
