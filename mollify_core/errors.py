@@ -52,6 +52,11 @@ def _rebuild_nonfinite(message: str, epoch: int, step: int) -> NonFiniteLossErro
     return NonFiniteLossError(message, epoch=epoch, step=step)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class's name when it has none: what fits into one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint ' (nearest: 'x')' naming the known word closest to `word`, or the known ones when none is close."""
     known = sorted(str(k) for k in known)

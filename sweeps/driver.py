@@ -27,7 +27,7 @@ from rich.table import Table
 
 from mollify_core.datasets import Prepared, prepare
 from mollify_core.datasets import spec as dataset_spec
-from mollify_core.errors import ConfigError, DataError, StorageError, nearest
+from mollify_core.errors import ConfigError, DataError, StorageError, first_line, nearest
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
 from mollify_core.validation import check_objectives
@@ -60,6 +60,7 @@ class Sweep:
         placement: who runs where.
         seconds: estimated training time of one full trial, or None.
         checkpoint_bytes: what one trial keeps.
+        fit, validation: number of images.
     """
 
     name: str
@@ -71,13 +72,15 @@ class Sweep:
     placement: plan.Placement
     seconds: float | None
     checkpoint_bytes: int
+    fit: int
+    validation: int
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the sweep that the command line describes; returns the exit code."""
     console = Console(stderr=False)
     quiet_optuna()
-    sweep = settle(args, console)
+    sweep = settle(args)
     study = _existing(sweep)
     left = sweep.setup.trials - _count_finished(study)
     show_plan(console, sweep, study)
@@ -94,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
         try:
             execute(sweep, console, address=args.address, wandb=args.wandb, wandb_project=args.wandb_project)
         except Stopped as stop:
-            console.print(
-                f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:\n  {_command(args.argv)}"
-            )
+            console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
+            # To be copied: neither broken at the terminal's edge nor read as markup.
+            console.print(f"  {_command(args.argv)}", highlight=False, markup=False, soft_wrap=True)
             return 130
         return _report(console, sweep, args)
 
 
-def settle(args: argparse.Namespace, console: Console) -> Sweep:
+def settle(args: argparse.Namespace) -> Sweep:
     """Turns the command line into a sweep; everything that can be wrong with it is found here.
 
     Raises:
@@ -172,7 +175,9 @@ def settle(args: argparse.Namespace, console: Console) -> Sweep:
     setup = Setup(url, name, sweep, base, searched, references, trials, args.grid_points, args.max_failures)
     sample = images.select(np.resize(fit, base.optim.batch_size))
     seconds = plan.seconds_per_trial(base, sample, spec, placement, len(fit), len(validation))
-    return Sweep(name, prepared, base, store, local, setup, placement, seconds, checkpoint_bytes)
+    return Sweep(
+        name, prepared, base, store, local, setup, placement, seconds, checkpoint_bytes, len(fit), len(validation)
+    )
 
 
 def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int]:
@@ -252,7 +257,7 @@ def _existing(sweep: Sweep) -> optuna.Study | None:
             try:
                 snapshot = None if sweep.store.local else sweep.store.read("study.sqlite")
             except OSError as error:
-                raise StorageError(f"Cannot read storage {sweep.store.uri!r}: {str(error).splitlines()[0]}") from None
+                raise StorageError(f"Cannot read storage {sweep.store.uri!r}: {first_line(error)}") from None
             if snapshot is None:
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,8 +280,7 @@ def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None) -> Non
     table = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    fit, validation = split_rows(prepared.tensors("train").labels.numpy(), base, prepared.fingerprint)
-    table.add_row("data", f"{base.data.dataset}: {len(fit)} fit and {len(validation)} validation images")
+    table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images")
     if not prepared.verified:
         table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mollify_core.errors import ConfigError, MollifyError, SweepError
+from mollify_core.errors import ConfigError, MollifyError, SweepError, first_line
 from sweeps.plan import Node
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def connect(address: str | None) -> None:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         what = "start Ray on this machine" if address is None else f"connect to a Ray cluster at {address!r}"
-        raise ConfigError(f"Cannot {what}: {(str(error).splitlines() or ['no reason given'])[0]}") from None
+        raise ConfigError(f"Cannot {what}: {first_line(error)}") from None
 
 
 def cluster_nodes(address: str) -> list[Node]:
@@ -131,9 +132,8 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         raise
     except Exception as error:  # Ray's or Tune's
         (sweep.local / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SweepError(
-            f"The sweep broke: {reason} (traceback: {sweep.local}/error.txt); the same command continues it"
+            f"The sweep broke: {first_line(error)} (traceback: {sweep.local}/error.txt); the same command continues it"
         ) from error
     finally:
         import ray
@@ -187,8 +187,6 @@ class Run:
             feed=info,
             provenance={k: description[k] for k in ("versions", "commit", "verified")},
         )
-        import json
-
         sweep.store.write("sweep.json", (json.dumps(description, indent=2) + "\n").encode())
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._tune, args=(sweep, setup, shards), daemon=True)

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from mollify_core.checkpoint import make_folder
-from mollify_core.errors import StorageError
+from mollify_core.errors import StorageError, first_line
 
 _RETRY_SECONDS = (0.2, 1, 3, 10, 30)
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Store:
             else:
                 self.fs, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
         except (OSError, ValueError, NotImplementedError) as error:
-            raise StorageError(f"Cannot use storage {uri!r}: {_first_line(error)}") from None
+            raise StorageError(f"Cannot use storage {uri!r}: {first_line(error)}") from None
         self.uri = uri.rstrip("/") if "://" in uri else self.root
 
     def __reduce__(self) -> tuple:
@@ -96,7 +96,7 @@ class Store:
             self.write(probe, b"mollify")
             self.fs.delete_file(f"{self.root}/{probe}")
         except OSError as error:
-            raise StorageError(f"Cannot write to storage {self.uri!r}: {_first_line(error)}") from None
+            raise StorageError(f"Cannot write to storage {self.uri!r}: {first_line(error)}") from None
 
 
 def retry(action: Callable[[], T]) -> T:
@@ -111,7 +111,3 @@ def retry(action: Callable[[], T]) -> T:
 
 def trial_folder(number: int) -> str:
     return f"trials/{number:05d}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

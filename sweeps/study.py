@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mollify_core.errors import ConfigError, StorageError
+from mollify_core.errors import ConfigError, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.rng import derive
 from sweeps.space import Reference, Space, make_pruner, make_sampler
@@ -93,7 +93,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
-        reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(getattr(error, "orig", None) or error)
         raise StorageError(f"Cannot open the study {hide_password(url)}: {reason}") from None
 
 
@@ -169,8 +169,7 @@ class SweepStudy:
 
     def lost(self, number: int, message: str) -> None:
         """A trial's process died more often than it may be restarted."""
-        if self._state(number) not in FINISHED:
-            self.fail(number, "bug", message)
+        self.fail(number, "bug", message)
 
     # ---- what trials say
 
@@ -228,9 +227,11 @@ class SweepStudy:
         self._end(number, TrialState.PRUNED, None, attrs, {})
 
     def fail(self, number: int, kind: str, message: str) -> None:
-        """A trial failed: kind is nan, oom, preempted or bug."""
+        """A trial failed: kind is nan, oom, preempted or bug. Several workers may say so of one trial."""
+        if self._state(number) in FINISHED:
+            return
         self._bugs += kind == "bug"
-        self._end(number, TrialState.FAIL, None, {"failure": kind, "failure_message": message}, {})
+        self._end(number, TrialState.FAIL, None, {"failure": kind, "failure_message": message[:500]}, {})
         self._events.append(("notice", f"trial {number} failed ({kind}): {message}"))
 
     def notice(self, text: str) -> None:

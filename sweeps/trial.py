@@ -25,7 +25,7 @@ import ray.train.torch
 import torch
 
 from mollify_core import checkpoint
-from mollify_core.errors import NonFiniteLossError
+from mollify_core.errors import NonFiniteLossError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
 from mollify_core.worker import Worker
@@ -86,7 +86,7 @@ def run_trial(assignment: dict[str, Any], *, setup: TrialSetup, datasets: dict[s
     try:
         trainer.fit()
     except Exception as error:  # a worker group that could not be kept alive; a lost study ends the sweep instead
-        ray.get(study.lost.remote(assignment["number"], _one_line(error)))
+        ray.get(study.lost.remote(assignment["number"], first_line(error)))
     return {"number": assignment["number"]}
 
 
@@ -124,14 +124,10 @@ def train_loop(config: dict[str, Any]) -> None:
 def classify(error: Exception) -> tuple[str, str]:
     """(kind, one line) of a trial's failure: nan, oom or bug."""
     if isinstance(error, NonFiniteLossError):
-        return "nan", _one_line(error)
+        return "nan", first_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "oom", _one_line(error)
-    return "bug", f"{type(error).__name__}: {_one_line(error)}"
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        return "oom", first_line(error)
+    return "bug", f"{type(error).__name__}: {first_line(error)}"
 
 
 def _train(recipe: Recipe, number: int, setup: TrialSetup, worker: Worker, study: Any, store: Store) -> None:

@@ -190,3 +190,13 @@ def test_events_are_drained_once(tmp_path):
     kinds = [e[0] for e in study.drain()]
     assert kinds == ["start", "epoch", "end"]
     assert study.drain() == []
+
+
+def test_several_workers_of_one_trial_fail_once(tmp_path):
+    study = SweepStudy(make_setup(tmp_path, trials=20))
+    assignment = study.next()
+    assert assignment is not None
+    for _ in range(8):
+        study.fail(assignment["number"], "bug", "it broke")
+    assert [e[0] for e in study.drain()] == ["start", "end", "notice"]
+    assert study.next() is not None
