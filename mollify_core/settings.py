@@ -183,13 +183,14 @@ class Matching:
 
 @dataclass(frozen=True)
 class Optim:
-    """Optimisation: SGD with momentum, cosine decay per epoch to zero.
+    """Optimisation: by default SGD with momentum, cosine decay per epoch to zero.
 
     Attributes:
         epochs: passes over the fit images, at least 1.
         batch_size: images per step over all workers together, at least 1.
         optimizer: "sgd" or "adamw".
         lr: learning rate of the first epoch, positive.
+        final_lr: what the decay tends to, in [0, lr].
         warmup_epochs: epochs of linear warm-up from 0, step by step, before the decay; less than `epochs`.
         momentum: of SGD, in [0, 1).
         nesterov: Nesterov momentum.
@@ -205,6 +206,7 @@ class Optim:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.01
+    final_lr: float = 0.0
     warmup_epochs: int = 0
     momentum: float = 0.9
     nesterov: bool = False
@@ -220,6 +222,7 @@ class Optim:
         check(self.batch_size >= 1, "batch_size", "a positive integer", self.batch_size)
         check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {OPTIMIZERS}", self.optimizer)
         check(self.lr > 0, "lr", "positive", self.lr)
+        check(0 <= self.final_lr <= self.lr, "final_lr", f"in [0, lr = {self.lr:g}]", self.final_lr)
         check(0 <= self.warmup_epochs < self.epochs, "warmup_epochs", "at least 0 and below epochs", self.warmup_epochs)
         check(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         check(not self.nesterov or self.momentum > 0, "nesterov", "false when momentum is 0", self.nesterov)

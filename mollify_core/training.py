@@ -78,7 +78,7 @@ def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np
 
 
 def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
-    """Cosine decay per epoch from `lr` to (almost) zero, as the paper's code does, after a linear warm-up.
+    """Cosine decay per epoch from `lr` towards `final_lr`, as both papers' code does, after a linear warm-up.
 
     Args:
         recipe: its `optim` section counts.
@@ -89,7 +89,7 @@ def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
     if epoch < config.warmup_epochs:
         return config.lr * (epoch + share) / config.warmup_epochs
     done = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Training:

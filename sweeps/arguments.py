@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "--train-fraction", type=float, metavar="F", help="use this share of the images, stratified (default: 1)"
     )
     g.add_argument("--seed", type=int, metavar="N", help="seed of everything (default: the recipe's, 0)")
+    g.add_argument(
+        "--preset", metavar="NAME", help="start from a paper's set-up, see `python -m mollify_core.presets`"
+    )
     g.add_argument("--recipe", metavar="FILE", help="start from this recipe (.json or .yaml) instead of the defaults")
     g.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe (repeatable)"

@@ -28,6 +28,7 @@ from rich.table import Table
 from mollify_core.datasets import Prepared, prepare
 from mollify_core.datasets import spec as dataset_spec
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line, nearest
+from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
 from mollify_core.validation import check_objectives
@@ -186,6 +187,8 @@ def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int]:
     defaults = dict(_DEFAULTS[args.dataset])
     default_trials = defaults.pop("trials")
     trials = default_trials if args.trials is None else args.trials
+    if args.recipe and args.preset:
+        raise ConfigError("Expected --recipe or --preset, but got both")
     if args.recipe:
         recipe = Recipe.from_file(args.recipe)
         if recipe.data.dataset != args.dataset:
@@ -196,6 +199,8 @@ def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int]:
         recipe = Recipe().with_(
             dataset=args.dataset, augment=spec.augment, validation_fraction=spec.validation_fraction, **defaults
         )
+    if args.preset:
+        recipe = recipe.with_(preset(args.preset))
     flags = ("network", "epochs", "batch_size", "train_fraction", "seed")
     recipe = recipe.with_({f: getattr(args, f) for f in flags if getattr(args, f) is not None})
     for item in args.set:

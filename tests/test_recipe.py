@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mollify_core import presets
 from mollify_core.errors import ConfigError
+from mollify_core.presets import PRESETS
 from mollify_core.recipe import SETTINGS, Recipe, parse_setting, section_of
 
 settings = st.fixed_dictionaries(
@@ -131,3 +133,22 @@ def test_parse_setting_and_sections():
     assert {section_of(name) for name in SETTINGS} == {None, "data", "model", "mollify", "matching", "optim"}
     with pytest.raises(ConfigError, match="`lr` to be a number, but got 'x'"):
         parse_setting("lr", "x")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_recipe_that_the_command_prints(name, capsys):
+    assert presets.main([name, "--dataset", "cifar100"]) == 0
+    recipe = Recipe.from_json(capsys.readouterr().out)
+    assert recipe == Recipe().with_(dataset="cifar100", **presets.preset(name))
+
+
+def test_the_fair_arms_differ_in_the_arm_only_and_the_published_one_in_what_the_paper_confounds():
+    hard, matching = (Recipe().with_(presets.preset(name)) for name in ("hard", "matching"))
+    assert hard.with_(arm="matching") == matching
+    published = Recipe().with_(presets.preset("matching_published"))
+    assert published == matching.with_(lr=5e-4, augment=(), constants_match=False)
+
+
+def test_an_unknown_preset_names_the_nearest(capsys):
+    assert presets.main(["matchin"]) == 2
+    assert "matching" in capsys.readouterr().err

@@ -154,9 +154,9 @@ def test_not_finite_is_told_with_its_place(digits):
 
 
 def test_learning_rate_is_the_papers_cosine():
-    recipe = SMALL.with_(lr=0.2, epochs=10)
+    recipe = SMALL.with_(lr=0.2, epochs=10, final_lr=0.01)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=0.01)
     for epoch in range(10):
         assert learning_rate(recipe, epoch) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
         optimizer.step()
