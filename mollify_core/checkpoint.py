@@ -1,11 +1,12 @@
 """Checkpoints that are good only when their manifest verifies.
 
-A checkpoint is a folder ``epoch-0007/`` on any pyarrow file system (local, S3, ...):
+A checkpoint is a folder on any pyarrow file system (local, S3, ...): ``epoch-0007/`` after seven finished epochs,
+``epoch-0007-step-000123/`` after 123 steps more. Its files:
 
 - ``model.safetensors``   weights and buffers of the network
 - ``optimizer.safetensors``   tensors of the optimiser's state
 - ``average.safetensors``   the average of the weights, where there is one (else without tensors)
-- ``state.json``   epoch, recipe, scalars of the optimiser's state, versions
+- ``state.json``   epoch, progress of the next one, recipe, scalars of the optimiser's state, versions
 - ``manifest.json``   size and sha256 of each file above; written last
 
 A folder without a manifest, or with a file that does not match it, is not a checkpoint. Nothing is ever unpickled.
@@ -13,11 +14,12 @@ A folder without a manifest, or with a file that does not match it, is not a che
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors
@@ -29,19 +31,37 @@ from mollify_core.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"^epoch-(\d{4,})$")
+_NAME = re.compile(r"^epoch-(\d{4,})(?:-step-(\d{6,}))?$")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is done of an epoch that has not ended.
+
+    Attributes:
+        step: number of its steps that are done, at least 1.
+        losses: sum of the losses of each of them, over all workers.
+        errors: number of errors in all of them, over all workers.
+        seconds: what they took.
+    """
+
+    step: int
+    losses: list[float]
+    errors: float
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The training state after `epoch` finished epochs.
+    """The training state after `epoch` finished epochs, and what is done of the next one.
 
     Attributes:
-        epoch: number of finished epochs, at least 1.
+        epoch: number of finished epochs.
         model: state dict of the network, tensors on the CPU.
         optimizer: the "state" part of the optimiser's state dict: parameter index -> name -> tensor or scalar.
         meta: what else belongs to it, JSON-able (recipe, versions, ...).
         average: state dict of the averaged network; empty where nothing is averaged.
+        progress: of the next epoch; None between epochs.
     """
 
     epoch: int
@@ -49,11 +69,17 @@ class Checkpoint:
     optimizer: dict[int, dict[str, Any]]
     meta: dict[str, Any]
     average: dict[str, Tensor] = field(default_factory=dict)
+    progress: Progress | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps done of the next epoch; 0 between epochs."""
+        return self.progress.step if self.progress else 0
 
 
-def name(epoch: int) -> str:
-    """Folder name of the checkpoint after `epoch` finished epochs."""
-    return f"epoch-{epoch:04d}"
+def name(epoch: int, step: int = 0) -> str:
+    """Folder name of the checkpoint after `epoch` finished epochs and `step` steps of the next one."""
+    return f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "")
 
 
 def to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -63,7 +89,9 @@ def to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     for index, state in checkpoint.optimizer.items():
         for key, value in state.items():
             (tensors if isinstance(value, Tensor) else scalars)[f"{index}.{key}"] = value
-    state = {"format": FORMAT, "epoch": checkpoint.epoch, "optimizer": scalars, "meta": checkpoint.meta}
+    progress = asdict(checkpoint.progress) if checkpoint.progress else None
+    state = {"format": FORMAT, "epoch": checkpoint.epoch, "progress": progress, "optimizer": scalars}
+    state["meta"] = checkpoint.meta
     files = {
         "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in checkpoint.model.items()}),
         "optimizer.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}),
@@ -102,7 +130,8 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
             index, _, field = key.partition(".")
             optimizer.setdefault(int(index), {})[field] = value
         model, average = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("model", "average"))
-        return Checkpoint(state["epoch"], model, optimizer, state["meta"], average)
+        progress = Progress(**state["progress"]) if state.get("progress") else None  # older ones are of whole epochs
+        return Checkpoint(state["epoch"], model, optimizer, state["meta"], average, progress)
     except CheckpointError:
         raise
     except (FileNotFoundError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -117,12 +146,22 @@ def make_folder(filesystem: fs.FileSystem, path: str) -> None:
 
 
 def save(filesystem: fs.FileSystem, folder: str, checkpoint: Checkpoint) -> str:
-    """Writes the checkpoint into `folder`/epoch-NNNN, the manifest last, and returns that path."""
-    path = f"{folder}/{name(checkpoint.epoch)}"
-    make_folder(filesystem, path)
-    for file, data in to_files(checkpoint).items():
-        with filesystem.open_output_stream(f"{path}/{file}", compression=None) as stream:
-            stream.write(data)
+    """Writes the checkpoint into its folder below `folder`, the manifest last, and returns that folder's path.
+
+    Raises:
+        OSError: the storage failed; on a local disk, which may be full, what was written is removed again.
+    """
+    path = f"{folder}/{name(checkpoint.epoch, checkpoint.step)}"
+    try:
+        make_folder(filesystem, path)
+        for file, data in to_files(checkpoint).items():
+            with filesystem.open_output_stream(f"{path}/{file}", compression=None) as stream:
+                stream.write(data)
+    except OSError:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            with contextlib.suppress(OSError):
+                remove(filesystem, path)
+        raise
     return path
 
 
@@ -141,12 +180,24 @@ def load(filesystem: fs.FileSystem, path: str) -> Checkpoint:
     return from_files(read)
 
 
+def positions(filesystem: fs.FileSystem, folder: str) -> list[tuple[int, int]]:
+    """(epoch, step) of every finished (not necessarily undamaged) checkpoint under `folder`, ascending."""
+    return sorted({found for found, finished in _found(filesystem, folder) if finished})
+
+
 def epochs(filesystem: fs.FileSystem, folder: str) -> list[int]:
-    """The epochs with a finished (not necessarily undamaged) checkpoint under `folder`, ascending."""
+    """The whole epochs with a finished (not necessarily undamaged) checkpoint under `folder`, ascending."""
+    return [epoch for epoch, step in positions(filesystem, folder) if not step]
+
+
+def _found(filesystem: fs.FileSystem, folder: str) -> Iterable[tuple[tuple[int, int], bool]]:
+    """((epoch, step), whether this is its manifest) of everything that belongs to a checkpoint under `folder`."""
     selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
-    paths = (info.path.split("/") for info in filesystem.get_file_info(selector))
-    matches = (_NAME.match(parts[-2]) for parts in paths if parts[-1] == MANIFEST)
-    return sorted(int(match.group(1)) for match in matches if match)
+    for info in filesystem.get_file_info(selector):
+        parts = info.path.split("/")
+        match = _NAME.match(parts[-1 if info.type == fs.FileType.Directory else -2])
+        if match:
+            yield (int(match.group(1)), int(match.group(2) or 0)), parts[-1] == MANIFEST
 
 
 def load_newest(
@@ -154,20 +205,32 @@ def load_newest(
 ) -> Checkpoint | None:
     """The newest good checkpoint under `folder`, or None.
 
-    A damaged one is set aside (renamed to ``bad-epoch-NNNN``, so that it is met once only), `warn` is told in one
-    sentence, and the one before it is tried.
+    A damaged one is set aside, so that it is met once only, `warn` is told in one sentence, and the one before it is
+    tried.
 
     Raises:
         OSError: the storage failed.
     """
-    for epoch in reversed(epochs(filesystem, folder)):
-        path = f"{folder}/{name(epoch)}"
+    for epoch, step in reversed(positions(filesystem, folder)):
         try:
-            return load(filesystem, path)
+            return load(filesystem, f"{folder}/{name(epoch, step)}")
         except CheckpointError as error:
-            warn(f"Set aside the checkpoint of epoch {epoch}: {error}")
-            _move(filesystem, path, f"{folder}/bad-{name(epoch)}")
+            warn(f"Set aside the checkpoint of epoch {epoch}{f', step {step}' if step else ''}: {error}")
+            set_aside(filesystem, folder, epoch, step)
     return None
+
+
+def keep_newest(filesystem: fs.FileSystem, folder: str, count: int) -> None:
+    """Removes all checkpoints under `folder` but the newest `count`, and those that were never finished."""
+    found = list(_found(filesystem, folder))
+    finished = sorted({position for position, manifest in found if manifest})
+    for epoch, step in sorted({position for position, _ in found} - set(finished[-count:])):
+        remove(filesystem, f"{folder}/{name(epoch, step)}")
+
+
+def set_aside(filesystem: fs.FileSystem, folder: str, epoch: int, step: int = 0) -> None:
+    """Renames a checkpoint to ``bad-epoch-NNNN``, under which it is not found again."""
+    _move(filesystem, f"{folder}/{name(epoch, step)}", f"{folder}/bad-{name(epoch, step)}")
 
 
 def remove(filesystem: fs.FileSystem, path: str) -> None:
@@ -175,7 +238,7 @@ def remove(filesystem: fs.FileSystem, path: str) -> None:
     files = [info.path for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))]
     for file in sorted(files, key=lambda f: not f.endswith(MANIFEST)):
         filesystem.delete_file(file)
-    if isinstance(filesystem, fs.LocalFileSystem) and files:
+    if isinstance(filesystem, fs.LocalFileSystem) and filesystem.get_file_info(path).type == fs.FileType.Directory:
         filesystem.delete_dir(path)
 
 

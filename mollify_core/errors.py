@@ -1,7 +1,7 @@
 """The exceptions of mollify: a small tree, each also a builtin, so that callers may catch either."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MollifyError(Exception):
@@ -32,24 +32,29 @@ class SweepError(MollifyError, RuntimeError):
     """A sweep broke on the way, through no fault of its settings; what it has done is kept."""
 
 
+class Preempted(MollifyError, RuntimeError):
+    """Training was asked to stop and stopped between two steps; its state can be saved."""
+
+
 class NonFiniteLossError(MollifyError, ArithmeticError):
     """The training loss became NaN or infinite.
 
     Attributes:
         epoch: epoch index, from 0.
         step: step index within the epoch, from 0.
+        times: mollification times t, or strengths d of distortions, that were drawn for the images of that step.
     """
 
-    def __init__(self, message: str, *, epoch: int, step: int) -> None:
+    def __init__(self, message: str, *, epoch: int, step: int, times: Sequence[float] = ()) -> None:
         super().__init__(message)
-        self.epoch, self.step = epoch, step
+        self.epoch, self.step, self.times = epoch, step, tuple(times)
 
     def __reduce__(self) -> tuple:  # keyword-only arguments must survive the way from a worker process to the driver
-        return _rebuild_nonfinite, (str(self), self.epoch, self.step)
+        return _rebuild_nonfinite, (str(self), self.epoch, self.step, self.times)
 
 
-def _rebuild_nonfinite(message: str, epoch: int, step: int) -> NonFiniteLossError:
-    return NonFiniteLossError(message, epoch=epoch, step=step)
+def _rebuild_nonfinite(message: str, epoch: int, step: int, times: tuple[float, ...]) -> NonFiniteLossError:
+    return NonFiniteLossError(message, epoch=epoch, step=step, times=times)
 
 
 def first_line(error: BaseException) -> str:

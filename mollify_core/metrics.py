@@ -15,20 +15,48 @@ ECE_BINS = 15
 
 
 def per_image(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n, 5) float32, columns `COLUMNS`, from logits (n, classes) and class indices (n,).
+    """(n, 5) float32, columns `COLUMNS`, from logits (n, classes) and class indices (n,); see `per_prediction`."""
+    return per_prediction(torch.log_softmax(logits.float(), dim=1), labels)
 
-    nll is in nats; error and top5_error are 0 or 1 (top-5 of fewer than five classes is 0); brier is the squared
-    distance of the probabilities to the one-hot label, in [0, 2]; confidence is the largest probability.
+
+def per_prediction(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(n, 5), columns `COLUMNS`, from normalised log-probabilities (n, classes) and class indices (n,).
+
+    nll is in nats; error and top5_error are 0 or 1 (top-5 of fewer than five classes is 0; see `rank` for ties); brier
+    is the squared distance of the probabilities to the one-hot label, in [0, 2]; confidence is the largest probability.
     """
-    logits = logits.float()
-    log_f = torch.log_softmax(logits, dim=1)
-    f = log_f.exp()
-    picked = log_f.gather(1, labels[:, None]).squeeze(1)
-    confidence, guess = f.max(dim=1)
-    top = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    brier = f.square().sum(dim=1) - 2 * picked.exp() + 1
-    hit = (top == labels[:, None]).any(dim=1)
-    return torch.stack([-picked, (guess != labels).float(), (~hit).float(), brier, confidence], dim=1)
+    picked = log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    brier = log_probabilities.exp().square_().sum(dim=1) - 2 * picked.exp() + 1
+    place = rank(log_probabilities, labels)
+    confidence = log_probabilities.amax(dim=1).exp()
+    return torch.stack([-picked, (place > 0).to(picked), (place >= 5).to(picked), brier, confidence], dim=1)
+
+
+def rank(scores: Tensor, labels: Tensor) -> Tensor:
+    """(n,) int32: how many classes come before the labelled one, by scores (n, classes), equal scores in class order.
+
+    0 is the label that `argmax` finds. Networks in bfloat16 often give several classes the same score.
+    """
+    own = scores.gather(1, labels[:, None])
+    before = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    return ((scores > own) | ((scores == own) & before)).sum(dim=1, dtype=torch.int32)
+
+
+def bin_index(confidence: Tensor, bins: int) -> Tensor:
+    """(n,) int64: the equal-width bin on [0, 1], closed on the left, of each confidence; exactly 1 gives `bins`."""
+    return (confidence.double() * bins).long().clamp_(max=bins)
+
+
+def bin_sums(index: Tensor, bins: int, confidence: Tensor, correct: Tensor) -> Tensor:
+    """(bins, 3) float64: number of images, of correct ones, and sum of confidences in each bin.
+
+    Args:
+        index: (n,) int64 bin of each image, in [0, bins).
+        bins: how many there are.
+        confidence, correct: (n,); `correct` is 0 or 1 (or a share).
+    """
+    values = torch.stack([torch.ones_like(confidence), correct.to(confidence), confidence], dim=1).double()
+    return values.new_zeros(bins, 3).index_add_(0, index, values)
 
 
 class Metrics:
@@ -43,7 +71,7 @@ class Metrics:
             raise ValueError(f"Expected `bins` to be a positive integer, but got {bins}")
         self.count = 0
         self._sums = torch.zeros(len(COLUMNS), dtype=torch.float64)
-        self._bins = torch.zeros(bins, 3, dtype=torch.float64)  # images, errors, confidence
+        self._bins = torch.zeros(bins, 3, dtype=torch.float64)
 
     def update(self, values: Tensor) -> Metrics:
         """Adds images: `values` is (n, 5) as `per_image` gives it."""
@@ -51,8 +79,8 @@ class Metrics:
         error, confidence = values[:, 1], values[:, 4]
         self.count += len(values)
         self._sums += values.sum(dim=0)
-        index = (confidence * len(self._bins)).long().clamp_(max=len(self._bins) - 1)
-        self._bins.index_add_(0, index, torch.stack([torch.ones_like(error), error, confidence], dim=1))
+        bins = len(self._bins)
+        self._bins += bin_sums(bin_index(confidence, bins).clamp_(max=bins - 1), bins, confidence, 1 - error)
         return self
 
     def compute(self) -> dict[str, float]:
@@ -64,6 +92,11 @@ class Metrics:
         if not self.count:
             raise ValueError("Expected at least one image, but the metrics have seen none")
         means = dict(zip(COLUMNS, (self._sums / self.count).tolist(), strict=True))
-        images, errors, confidence = self._bins.unbind(dim=1)
-        means["ece"] = float((images - errors - confidence).abs().sum() / self.count)
+        means["ece"] = weighted_gap(self._bins)
         return means
+
+
+def weighted_gap(sums: Tensor) -> float:
+    """ECE from the sums of `bin_sums`: sum_b n_b / n * |accuracy_b - confidence_b|."""
+    images, correct, confidence = sums.unbind(dim=1)
+    return float((correct - confidence).abs().sum() / images.sum())

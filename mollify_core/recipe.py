@@ -65,6 +65,11 @@ class Recipe:
         section = section_of(name)
         return getattr(self, name) if section is None else getattr(getattr(self, section), name)
 
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults, each by its own name."""
+        default = Recipe()
+        return {name: self.get(name) for name in SETTINGS if self.get(name) != default.get(name)}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, ready for JSON."""
         return {"format": FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
@@ -129,14 +134,8 @@ class Recipe:
 
         Only settings that differ from their defaults enter, so that a new setting leaves old hashes as they are.
         """
-        default, own = _flatten(Recipe()), _flatten(self)
-        changed = {name: value for name, value in own.items() if value != default[name]}
-        canonical = json.dumps([FORMAT, changed], sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps([FORMAT, self.changed()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _flatten(recipe: Recipe) -> dict[str, Any]:
-    return {name: recipe.get(name) for name in SETTINGS}
 
 
 def _fields() -> tuple[dict[str, type], dict[str, tuple[str | None, Any]]]:

@@ -40,7 +40,8 @@ class Data:
     """Which images are trained on, and how they are scaled.
 
     Attributes:
-        dataset: name in `mollify_core.datasets`.
+        dataset: name in `mollify_core.datasets`, or of a folder of images of one's own.
+        image_size: side in pixels to which the images of such a folder are scaled; None for the sets that have one.
         validation_fraction: share of the official training images held out for validation, in (0, 0.5].
         split_seed: seed of the stratified fit/validation split.
         train_fraction: share of the fit images that are used, stratified, in (0, 1].
@@ -50,6 +51,7 @@ class Data:
     """
 
     dataset: str = "cifar10"
+    image_size: int | None = None
     validation_fraction: float = 0.1
     split_seed: int = 0
     train_fraction: float = 1.0
@@ -57,6 +59,7 @@ class Data:
     augment: tuple[str, ...] = ("flip", "crop")
 
     def __post_init__(self) -> None:
+        check(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
         check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
         check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)
         check(self.split_seed >= 0, "split_seed", "a non-negative integer", self.split_seed)

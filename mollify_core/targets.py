@@ -40,6 +40,10 @@ class Normalise:
         values = [(0.5,) * len(v) if scaling == "uniform" else v for v in (mean, std)]
         return cls(*(torch.tensor(v, device=device).view(1, -1, 1, 1) for v in values))
 
+    def to(self, device: torch.device | str) -> Normalise:
+        """The same constants on another device."""
+        return Normalise(self.mean.to(device), self.std.to(device))
+
     def __call__(self, images: Tensor) -> Tensor:
         """float32 network input from uint8 images, or from float images in [0, 1]."""
         unit = 255 if images.dtype == torch.uint8 else 1

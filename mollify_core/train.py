@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from pyarrow import fs
 
 from mollify_core import checkpoint
 from mollify_core.datasets import Prepared, prepare
-from mollify_core.errors import ConfigError, DataError, MollifyError, StorageError
+from mollify_core.errors import ConfigError, DataError, MollifyError, Preempted, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training, TrainingData, split_rows
 from mollify_core.validation import ValidationSet
@@ -42,13 +44,13 @@ def training_data(recipe: Recipe, prepared: Prepared, device: torch.device | str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 the loss was not finite, 2 bad input, 130 stopped by the user."""
+    """Returns the exit code: 0 done, 1 the loss was not finite, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
     parser = argparse.ArgumentParser(
         prog="python -m mollify_core.train",
         description="Train one recipe alone, without Ray. The same command again goes on where it stopped.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe (.json or .yaml), or a report's best_recipe.json")
-    parser.add_argument("--data-dir", metavar="DIR", help="take the official files from here")
+    parser.add_argument("--data-dir", metavar="DIR", help="take the official files, or the folder of images, from here")
     parser.add_argument("--cache-dir", metavar="DIR", help="where prepared data is kept")
     parser.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first")
     parser.add_argument("--allow-unverified", action="store_true", help="take files that are not the official ones")
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare(
         recipe.data.dataset,
         data_dir=args.data_dir,
+        image_size=recipe.data.image_size,
         cache_dir=args.cache_dir,
         mirrors=tuple(args.mirror),
         allow_unverified=args.allow_unverified,
@@ -102,17 +105,33 @@ def run(args: argparse.Namespace) -> int:
     state = checkpoint.load_newest(local, folder, lambda text: print(f"! {text}"))
     training = Training(recipe, training_data(recipe, prepared, device), Worker(device=device), state)
     print(f"{recipe.model.network} on {recipe.data.dataset}, {device}, {torch.get_num_threads()} threads, to {out}")
-    for epoch in training.run():
-        checkpoint.save(local, folder, training.state(verified=prepared.verified))
-        for old in checkpoint.epochs(local, folder)[:-2]:
-            checkpoint.remove(local, f"{folder}/{checkpoint.name(old)}")
-        m = epoch.metrics
-        print(
-            f"epoch {epoch.index + 1}/{recipe.optim.epochs}  loss {m['train_loss']:.4f}  "
-            f"validation error {m['clean_error']:.2%}, corrupted {m['corrupted_error']:.2%}  "
-            f"{m['images_per_second']:.0f} images/s",
-            flush=True,
-        )
+
+    def save() -> None:
+        try:
+            checkpoint.save(local, folder, training.state(verified=prepared.verified))
+            checkpoint.keep_newest(local, folder, 2)
+        except OSError as error:
+            raise StorageError(f"Cannot write to {folder!r}: {first_line(error)}") from None
+
+    with _Interrupts() as stop:
+        try:
+            for epoch in training.run(stop):
+                save()
+                m = epoch.metrics
+                print(
+                    f"epoch {epoch.index + 1}/{recipe.optim.epochs}  loss {m['train_loss']:.4f}  "
+                    f"validation error {m['clean_error']:.2%}, corrupted {m['corrupted_error']:.2%}  "
+                    f"{m['images_per_second']:.0f} images/s",
+                    flush=True,
+                )
+                if stop():  # in validation
+                    raise Preempted("Training stopped")
+        except Preempted:
+            if training.progress:
+                save()
+            where = f"epoch {training.epoch}" + (f" and {training.progress.step} steps" if training.progress else "")
+            print(f"\nstopped after {where}; the same command goes on from there", file=sys.stderr)
+            return 128 + stop.signum
     metrics, _ = training.final()
     result = {
         "recipe": recipe.to_dict(),
@@ -132,6 +151,33 @@ def run(args: argparse.Namespace) -> int:
         gap = max(abs(metrics[name] - value) for name, value in known.items() if name in metrics)
         print("equal to the sweep's trial" if gap == 0 else f"largest difference to the sweep's trial: {gap:.3g}")
     return 0
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM, heard between two steps; a second one interrupts at once.
+
+    Attributes:
+        signum: the signal that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __enter__(self) -> _Interrupts:
+        self._before = [(s, signal.signal(s, self._hear)) for s in (signal.SIGINT, signal.SIGTERM)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before:
+            signal.signal(signum, handler)
+
+    def __call__(self) -> bool:
+        return self.signum > 0
+
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum:
+            raise KeyboardInterrupt
+        self.signum = signum
 
 
 def _origin(path: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ files = checkpoint.to_files(training.state())
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +21,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mollify_core import checkpoint, labels, networks, rng
+from mollify_core import checkpoint, distortions, rng, schedule
 from mollify_core.augment import augment
+from mollify_core.classifier import Classifier, build_network
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.split import stratified_split, stratified_subset
-from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.recipe import Recipe
-from mollify_core.targets import Normalise, losses, prepare
+from mollify_core.targets import Normalise, Prepared, losses, prepare
 from mollify_core.validation import ValidationSet, epoch_images, image_values, summarise
 from mollify_core.worker import Worker
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
+_AGREE_EVERY = 10  # steps after which several workers ask one another whether to stop: each time they wait
+
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ class Training:
         data: what to train on.
         worker: this process among its peers.
         state: a checkpoint of the same recipe to go on from.
+        accumulate: parts in which the network sees a batch, for less memory. Images, degradations and steps stay the
+            same, and the gradient is that of the whole batch up to rounding; but the statistics of BatchNorm are those
+            of a part, and the masks of dropout are drawn for each part.
 
     Raises:
         ConfigError: the recipe does not fit the data or the workers.
@@ -112,8 +120,12 @@ class Training:
         data: TrainingData,
         worker: Worker | None = None,
         state: checkpoint.Checkpoint | None = None,
+        accumulate: int = 1,
     ) -> None:
+        if accumulate < 1:
+            raise ConfigError(f"Expected `accumulate` to be at least 1, but got {accumulate}")
         self.recipe, self.data, self.worker = recipe, data, worker or Worker()
+        self.accumulate = accumulate
         world, repeat = self.worker.world, recipe.mollify.repeat
         if recipe.optim.batch_size % (world * repeat):
             parts = f"the {world} workers" + (f" times repeat {repeat}" if repeat > 1 else "")
@@ -122,9 +134,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(recipe.seed, "init"))
             channels, height, width = data.fit.images.shape[1:]
-            options = {"final_bn": recipe.model.final_bn, "published": recipe.model.published}
-            outputs = labels.outputs(data.classes, recipe.mollify.label_mode)
-            network = networks.build(recipe.model.network, outputs, (channels, height, width), **options)
+            network = build_network(recipe, data.classes, (channels, height, width))
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(recipe, self.network)
         self.average: AveragedModel | None = None
@@ -132,34 +142,43 @@ class Training:
             update = get_ema_multi_avg_fn(recipe.optim.ema)
             self.average = AveragedModel(self.network, multi_avg_fn=update, use_buffers=True)
         self.epoch = 0
+        self.progress: checkpoint.Progress | None = None  # of an epoch that was stopped
         if state is not None:
             self._restore(state)
         self._parallel: nn.Module = self.network
+        self._apart: Callable[[], Any] = contextlib.nullcontext  # a backward pass that exchanges no gradients
         if self.worker.world > 1:
-            self._parallel = DistributedDataParallel(
+            self._parallel = distributed = DistributedDataParallel(
                 self.network,
                 [device] if device.type == "cuda" else None,
                 find_unused_parameters=recipe.model.network == "nasnet",
             )
+            self._apart = distributed.no_sync
         if recipe.optim.compile:
             self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
         self._normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, device)
 
-    def run(self) -> Iterator[Epoch]:
+    def run(self, stop: Stop | None = None) -> Iterator[Epoch]:
         """Trains the epochs that are left, one report after each; the caller may stop at any of them."""
         while self.epoch < self.recipe.optim.epochs:
-            yield self.run_epoch()
+            yield self.run_epoch(stop)
 
-    def run_epoch(self) -> Epoch:
-        """Trains one epoch over the fit images and measures it on validation.
+    def run_epoch(self, stop: Stop | None = None) -> Epoch:
+        """Trains one epoch, or what is left of it, over the fit images and measures it on validation.
+
+        Args:
+            stop: asked after each step whether to stop there; several workers stop when one of them is told to.
 
         Raises:
             NonFiniteLossError: the loss became NaN or infinite.
+            Preempted: `stop` said so; `state` is then that after the last step, and training goes on from it as if
+                it had never stopped.
         """
-        started = time.perf_counter()
-        loss, errors = self._train_epoch()
+        before = self.progress.seconds if self.progress else 0.0
+        started = time.perf_counter() - before
+        loss, errors = self._train_epoch(started, stop)
         trained = time.perf_counter() - started
-        index, self.epoch = self.epoch, self.epoch + 1
+        index, self.epoch, self.progress = self.epoch, self.epoch + 1, None
         values = self.validate(epoch_images(self.data.fit_total, len(self.data.validation)))
         metrics = {
             "train_loss": loss / (self.data.fit_total * self.recipe.mollify.repeat),
@@ -176,8 +195,13 @@ class Training:
         values = self.validate()
         return summarise(values), image_values(values)
 
-    def _train_epoch(self) -> tuple[float, float]:
-        """(sum of losses, number of errors) over all fit images of all workers."""
+    def _train_epoch(self, started: float, stop: Stop | None) -> tuple[float, float]:
+        """(sum of losses, number of errors) over all fit images of all workers.
+
+        Args:
+            started: when the epoch started, by `time.perf_counter`.
+            stop: see `run_epoch`.
+        """
         recipe, worker, total = self.recipe, self.worker, self.data.fit_total
         self._parallel.train()
         shard = len(self.data.fit)
@@ -187,11 +211,17 @@ class Training:
         steps = math.ceil(len(range(0, total, worker.world)) / batch)  # rank 0 has the largest shard
         sums = torch.zeros(steps, device=worker.device)
         errors = torch.zeros((), device=worker.device)
-        # Networks with dropout draw from the global generator: it too must depend on the epoch only.
+        done = self.progress.step if self.progress else 0
+        if self.progress and worker.rank == 0:  # they are of all workers
+            sums[:done] = torch.tensor(self.progress.losses)
+            errors += self.progress.errors
+        # Networks with dropout draw from the global generators: they too must depend on the step only.
         devices = [worker.device] if worker.device.type == "cuda" else []
+        generators = [torch.default_generator, *(torch.cuda.default_generators[_index(d)] for d in devices)]
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(rng.derive(recipe.seed, self.epoch, worker.rank, "network"))
-            for step in range(steps):
+            for step in range(done, steps):
+                for generator in generators:
+                    generator.manual_seed(rng.derive(recipe.seed, self.epoch, step, worker.rank, "network"))
                 rows = order[step * batch : (step + 1) * batch]
                 # Shards differ by one image at most, so at the last step a worker may have nothing left. It still
                 # has to take part in the exchange of gradients: one image, weight 0.
@@ -202,10 +232,22 @@ class Training:
                     group["lr"] = learning_rate(recipe, self.epoch, (step + 1) / steps)
                 sums[step], wrong = self._step(step, rows, in_step, weight)
                 errors += wrong
-                if step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == steps - 1:
-                    self._check_finite(sums[: step + 1])
+                stopped = stop is not None and self._stopped(stop, step)
+                if stopped or step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == steps - 1:
+                    self._check_finite(sums[: step + 1], shard, batch)
+                if stopped:
+                    each = worker.sum(sums[: step + 1].cpu()).tolist()
+                    wrong_total = worker.sum(errors.cpu()).item()
+                    self.progress = checkpoint.Progress(step + 1, each, wrong_total, time.perf_counter() - started)
+                    raise Preempted(f"Training stopped in epoch {self.epoch} after step {step}")
         total_loss, total_errors = worker.sum(torch.stack([sums.sum().cpu(), errors.cpu()]).double()).tolist()
         return total_loss, total_errors
+
+    def _stopped(self, stop: Stop, step: int) -> bool:
+        """Whether any worker is to stop after this step; the same on every worker."""
+        if self.worker.world == 1:
+            return stop()
+        return step % _AGREE_EVERY == 0 and self.worker.sum(torch.tensor(float(stop()))).item() > 0
 
     def _step(self, step: int, rows: Tensor, in_step: int, weight: float) -> tuple[Tensor, Tensor]:
         """One optimiser step on `rows` of the shard; returns (sum of losses, number of errors), not synchronised.
@@ -220,37 +262,73 @@ class Training:
         key = (recipe.seed, self.epoch, step, worker.rank)
         images = augment(data.fit.images[rows], recipe.data.augment, rng.generator(*key, "augment"))
         batch = prepare(images, data.fit.labels[rows], data.classes, recipe, self._normalise, *key)
-        with torch.autocast(worker.device.type, torch.bfloat16, enabled=recipe.optim.precision == "bf16"):
-            logits = self._parallel(batch.x.contiguous(memory_format=torch.channels_last))
-        loss = weight * losses(logits, batch, data.classes, recipe).sum()
-        self.optimizer.zero_grad(set_to_none=True)
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
-        (loss * (worker.world / (in_step * recipe.mollify.repeat))).backward()
+        scale = worker.world / (in_step * recipe.mollify.repeat)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self._parts(batch)
+        results = []
+        for part in parts:
+            with contextlib.nullcontext() if part is parts[-1] else self._apart():
+                results.append(self._backward(part, weight, scale))
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        guess = logits.detach()[:, : data.classes].argmax(dim=1)
+        loss, wrong = (torch.stack(values).sum() for values in zip(*results, strict=True))
+        return loss, wrong
+
+    def _parts(self, batch: Prepared) -> list[Prepared]:
+        """A batch in the parts that the network sees one after the other."""
+        size = -(-self.recipe.optim.batch_size // (self.worker.world * self.accumulate))
+        columns = (batch.x, batch.labels, batch.strength)
+        soft = batch.soft.split(size) if batch.soft is not None else None
+        parts = zip(*(column.split(size) for column in columns), strict=True)
+        return [Prepared(x, label, soft[i] if soft else None, g) for i, (x, label, g) in enumerate(parts)]
+
+    def _backward(self, batch: Prepared, weight: float, scale: float) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of `scale` times the sum of losses; returns (sum of losses, number of errors)."""
+        recipe, classes = self.recipe, self.data.classes
+        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=recipe.optim.precision == "bf16"):
+            logits = self._parallel(batch.x.contiguous(memory_format=torch.channels_last))
+        loss = weight * losses(logits, batch, classes, recipe).sum()
+        (loss * scale).backward()
+        guess = logits.detach()[:, :classes].argmax(dim=1)
         return loss.detach(), weight * (guess != batch.labels).sum()
 
-    def _check_finite(self, losses: Tensor) -> None:
+    def _check_finite(self, losses: Tensor, shard: int, batch: int) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             step = int(bad[0])
+            times = self._times(step, max(1, min(batch, shard - step * batch)))
+            drawn = f"t from {min(times):.3g} to {max(times):.3g}" if times else "no image degraded"
             raise NonFiniteLossError(
-                f"Expected a finite loss, but got {float(losses[step])} in epoch {self.epoch}, step {step}",
+                f"Expected a finite loss, but got {float(losses[step])} in epoch {self.epoch}, step {step} ({drawn})",
                 epoch=self.epoch,
                 step=step,
+                times=times,
             )
+
+    def _times(self, step: int, rows: int) -> list[float]:
+        """Mollification times, or strengths of distortions, that a step drew for its images: drawn once more."""
+        recipe, images = self.recipe, rows * self.recipe.mollify.repeat
+        key = (recipe.seed, self.epoch, step, self.worker.rank)
+        if recipe.matching.arm != "off":
+            p_clean = recipe.matching.p_undistorted
+            return distortions.draw(images, rng.generator(*key, "distort"), p_clean=p_clean).d.tolist()
+        config, side = recipe.mollify, self.data.fit.images.shape[-1]
+        drawn = schedule.draw(images, side, config, rng.generator(*key, "mollify"))
+        generator = rng.generator(*key, "mollify")
+        torch.rand(images, generator=generator)  # the roles
+        return schedule.beta_times(drawn.start + len(drawn.blur), config.beta_a, config.beta_b, generator).tolist()
 
     @torch.inference_mode()
     def validate(self, k: int | None = None) -> Tensor:
         """(cells, k, 5) values of the first k validation images (None: all), the same on every worker."""
         validation = self.data.validation
         k = len(validation) if k is None else k
-        self.evaluated.eval()
-        values = validation.measure(self.forward, self.worker.share(k))
+        classifier = Classifier(self.evaluated.eval(), self._normalise, self.recipe, self.data.classes)
+        values = validation.measure(classifier, self.worker.share(k))
         return self.worker.sum(values)[:, :k]
 
     @property
@@ -258,15 +336,8 @@ class Training:
         """The network that is measured: the average of the weights where there is one."""
         return self.network if self.average is None else self.average.module
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Log-probabilities (batch, classes) of uint8 images (batch, channels, height, width), in evaluation mode."""
-        x = self._normalise(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.recipe.optim.precision == "bf16"):
-            logits = self.evaluated(x)
-        return labels.log_probabilities(logits, self.data.classes, self.recipe.mollify.loss)
-
     def state(self, **meta: Any) -> checkpoint.Checkpoint:
-        """The state after the epochs so far, copied to the CPU, so that training may go on while it is written."""
+        """The state after the steps so far, copied to the CPU, so that training may go on while it is written."""
         optimizer = {
             index: {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in state.items()}
             for index, state in self.optimizer.state_dict()["state"].items()
@@ -274,7 +345,7 @@ class Training:
         model = _on_cpu(self.network.state_dict())
         average = {} if self.average is None else _on_cpu(self.average.state_dict())
         meta = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, **meta}
-        return checkpoint.Checkpoint(self.epoch, model, optimizer, meta, average)
+        return checkpoint.Checkpoint(self.epoch, model, optimizer, meta, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:
         if Recipe.from_dict(state.meta["recipe"]) != self.recipe:
@@ -291,11 +362,15 @@ class Training:
             for key, value in entry.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     entry[key] = torch.empty_like(parameter).copy_(value)
-        self.epoch = state.epoch
+        self.epoch, self.progress = state.epoch, state.progress
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

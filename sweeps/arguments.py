@@ -13,6 +13,8 @@ examples:
       a complete small sweep: minutes on two CPU cores, nothing to download
   python sweeps/search.py --dataset cifar100 --trials 60 --epochs 30
       CIFAR-100 on every GPU of this machine; downloads the official archive once
+  python sweeps/search.py --dataset ./photos --image-size 64
+      images of your own: a folder with one folder per class (or train and test folders with these)
   python sweeps/search.py --dataset cifar10 --objective corrupted_nll,clean_error
       two objectives: a Pareto front (nothing is pruned then)
   python sweeps/search.py --dataset cifar10 --space space.yaml --storage s3://bucket/sweeps
@@ -31,6 +33,20 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see --help)")
 
 
+def data_options(g: argparse._ActionsContainer) -> None:
+    """Adds the options that say where a data set comes from, the same for every program."""
+    g.add_argument("--data-dir", metavar="DIR", help="take the official files from here instead of downloading them")
+    g.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="take files whose checksum is not the official one; every output says so",
+    )
+    g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
+    g.add_argument(
+        "--cache-dir", metavar="DIR", help="where prepared data is kept (default: $MOLLIFY_CACHE or ~/.cache/mollify)"
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; every option says what it does and its default."""
     p = Parser(
@@ -42,17 +58,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     g = p.add_argument_group("data")
-    g.add_argument("--dataset", required=True, metavar="NAME", help="digits, cifar10 or cifar100")
-    g.add_argument("--data-dir", metavar="DIR", help="take the official files from here instead of downloading them")
     g.add_argument(
-        "--allow-unverified",
-        action="store_true",
-        help="take files whose checksum is not the official one; every output says so",
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="digits, cifar10, cifar100 or tin (TinyImageNet); or the path of a folder with one folder of images per class",
     )
-    g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
-    g.add_argument(
-        "--cache-dir", metavar="DIR", help="where prepared data is kept (default: $MOLLIFY_CACHE or ~/.cache/mollify)"
-    )
+    g.add_argument("--image-size", type=int, metavar="N", help="scale the images of such a folder to N x N pixels")
+    data_options(g)
 
     g = p.add_argument_group("what each trial trains")
     g.add_argument("--network", metavar="NAME", help="see `python -m mollify_core.networks` (default: by data set)")
@@ -66,9 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--train-fraction", type=float, metavar="F", help="use this share of the images, stratified (default: 1)"
     )
     g.add_argument("--seed", type=int, metavar="N", help="seed of everything (default: the recipe's, 0)")
-    g.add_argument(
-        "--preset", metavar="NAME", help="start from a paper's set-up, see `python -m mollify_core.presets`"
-    )
+    g.add_argument("--preset", metavar="NAME", help="start from a paper's set-up, see `python -m mollify_core.presets`")
     g.add_argument("--recipe", metavar="FILE", help="start from this recipe (.json or .yaml) instead of the defaults")
     g.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe (repeatable)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -25,16 +26,16 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from mollify_core.datasets import Prepared, prepare
+from mollify_core.datasets import DatasetSpec, ImageFolder, Prepared, prepare
 from mollify_core.datasets import spec as dataset_spec
-from mollify_core.errors import ConfigError, DataError, StorageError, first_line, nearest
+from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
 from mollify_core.validation import check_objectives
-from sweeps import plan, provenance, report, space
+from sweeps import plan, provenance, report, snapshots, space
 from sweeps.results import Results
-from sweeps.store import Store, trial_folder
+from sweeps.store import Store, retry, trial_folder
 from sweeps.study import FINISHED, Setup, check_same, hide_password, load_study, quiet_optuna
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -42,9 +43,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 12},
-    "cifar10": {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 50},
-    "cifar100": {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 50},
 }
+_OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 50}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=False)
     quiet_optuna()
     sweep = settle(args)
-    study = _existing(sweep)
+    study = _existing(console, sweep)
     left = sweep.setup.trials - _count_finished(study)
     show_plan(console, sweep, study)
     if args.dry_run:
@@ -111,8 +111,7 @@ def settle(args: argparse.Namespace) -> Sweep:
     Raises:
         MollifyError: something is wrong; one sentence.
     """
-    spec = dataset_spec(args.dataset)
-    base, trials = _base_recipe(args)
+    base, trials, spec = _base_recipe(args)
     side = spec.image_shape[-1]
     searched = space.load(args.space, base, side)
     base = base.with_(searched.fixed)
@@ -137,6 +136,7 @@ def settle(args: argparse.Namespace) -> Sweep:
     prepared = prepare(
         args.dataset,
         data_dir=args.data_dir,
+        image_size=base.data.image_size,
         cache_dir=args.cache_dir,
         mirrors=tuple(args.mirror),
         allow_unverified=args.allow_unverified,
@@ -163,7 +163,7 @@ def settle(args: argparse.Namespace) -> Sweep:
     sweep = {
         **identity,
         "name": name,
-        "dataset": args.dataset,
+        "dataset": base.data.dataset,
         "verified": prepared.verified,
         "network": base.model.network,
         "versions": provenance.versions(),
@@ -175,30 +175,29 @@ def settle(args: argparse.Namespace) -> Sweep:
     references = space.references(searched, base, side)
     setup = Setup(url, name, sweep, base, searched, references, trials, args.grid_points, args.max_failures)
     sample = images.select(np.resize(fit, base.optim.batch_size))
-    seconds = plan.seconds_per_trial(base, sample, spec, placement, len(fit), len(validation))
+    seconds = plan.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
     return Sweep(
         name, prepared, base, store, local, setup, placement, seconds, checkpoint_bytes, len(fit), len(validation)
     )
 
 
-def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int]:
-    """The recipe that trials vary, and the number of trials."""
-    spec = dataset_spec(args.dataset)
-    defaults = dict(_DEFAULTS[args.dataset])
-    default_trials = defaults.pop("trials")
-    trials = default_trials if args.trials is None else args.trials
+def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int, DatasetSpec]:
+    """The recipe that trials vary, the number of trials, and what the data set is."""
     if args.recipe and args.preset:
         raise ConfigError("Expected --recipe or --preset, but got both")
-    if args.recipe:
-        recipe = Recipe.from_file(args.recipe)
-        if recipe.data.dataset != args.dataset:
-            raise ConfigError(
-                f"Recipe {args.recipe!r} is for {recipe.data.dataset!r}, but got --dataset {args.dataset}"
-            )
-    else:
-        recipe = Recipe().with_(
-            dataset=args.dataset, augment=spec.augment, validation_fraction=spec.validation_fraction, **defaults
+    recipe = Recipe.from_file(args.recipe) if args.recipe else Recipe()
+    size = recipe.data.image_size if args.image_size is None else args.image_size
+    spec = dataset_spec(args.dataset, data_dir=args.data_dir, image_size=size)
+    defaults = dict(_DEFAULTS.get(spec.name, _OTHER))
+    default_trials = defaults.pop("trials")
+    trials = default_trials if args.trials is None else args.trials
+    if not args.recipe:
+        recipe = recipe.with_(
+            dataset=spec.name, augment=spec.augment, validation_fraction=spec.validation_fraction, **defaults
         )
+    elif recipe.data.dataset != spec.name:
+        raise ConfigError(f"Recipe {args.recipe!r} is for {recipe.data.dataset!r}, but got --dataset {args.dataset}")
+    recipe = recipe.with_(image_size=size)
     if args.preset:
         recipe = recipe.with_(preset(args.preset))
     flags = ("network", "epochs", "batch_size", "train_fraction", "seed")
@@ -207,10 +206,10 @@ def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int]:
         name, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"Expected --set NAME=VALUE, but got {item!r}")
-        if name == "dataset":
-            raise ConfigError("Expected --dataset for the data set, but got --set dataset=…")
+        if name in ("dataset", "image_size"):
+            raise ConfigError(f"Expected --{name.replace('_', '-')}, but got --set {name}=…")
         recipe = recipe.with_({name: parse_setting(name, text)})
-    return recipe, trials
+    return recipe, trials, spec
 
 
 def _check_search(args: argparse.Namespace, searched: space.Space, trials: int, objectives: tuple[str, ...]) -> None:
@@ -253,20 +252,14 @@ def _default_name(base: Recipe, identity: dict[str, Any]) -> str:
     return f"{base.data.dataset}-{base.model.network}-{digest}"
 
 
-def _existing(sweep: Sweep) -> optuna.Study | None:
-    """The study of this sweep, when there is one; it is brought back from storage when the live file is gone."""
+def _existing(console: Console, sweep: Sweep) -> optuna.Study | None:
+    """The study of this sweep, when there is one; its snapshot on storage takes the place of an older or lost one."""
     url = sweep.setup.url
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
-        if not path.exists():
-            try:
-                snapshot = None if sweep.store.local else sweep.store.read("study.sqlite")
-            except OSError as error:
-                raise StorageError(f"Cannot read storage {sweep.store.uri!r}: {first_line(error)}") from None
-            if snapshot is None:
-                return None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(snapshot)
+    restored = snapshots.restore(sweep.store, url, sweep.name, lambda: _claimed(sweep.local))
+    if restored:
+        console.print(f"[yellow]![/] {restored}", highlight=False, soft_wrap=True)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
     study = load_study(url, sweep.name)
     if study is not None:
         check_same(study, sweep.setup.sweep)
@@ -345,7 +338,13 @@ def _report(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
         shutil.rmtree(folder)
     here = f"{sweep.store.uri}/report"
     best = "best_recipe.json"
-    train = ["python", "-m", "mollify_core.train", f"{here}/{best}" if sweep.store.local else best, *_data_flags(args)]
+    train = [
+        "python",
+        "-m",
+        "mollify_core.train",
+        f"{here}/{best}" if sweep.store.local else best,
+        *_data_flags(sweep, args),
+    ]
     commands = [
         ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.sweep["study_url"]])),
         ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
@@ -360,7 +359,7 @@ def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndar
     """Values over the validation images of the trials that are compared image by image."""
     result = {}
     for trial in Results(study).compared.values():
-        data = sweep.store.read(f"{trial_folder(trial.number)}/validation.npz")
+        data = retry(functools.partial(sweep.store.read, f"{trial_folder(trial.number)}/validation.npz"))
         if data:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 result[trial.number] = dict(arrays)
@@ -382,9 +381,11 @@ def _command(argv: list[str], trials: int | None = None) -> str:
     return shlex.join(["python", "sweeps/search.py", *words])
 
 
-def _data_flags(args: argparse.Namespace) -> list[str]:
+def _data_flags(sweep: Sweep, args: argparse.Namespace) -> list[str]:
     """Those options that say where the data is, for a command of another program."""
+    source = sweep.prepared.spec.source
+    data_dir = str(source.path) if isinstance(source, ImageFolder) else args.data_dir
     flags: list[str] = []
-    for flag, value in (("--data-dir", args.data_dir), ("--cache-dir", args.cache_dir)):
+    for flag, value in (("--data-dir", data_dir), ("--cache-dir", args.cache_dir)):
         flags += [flag, value] if value else []
     return flags + ["--allow-unverified"] * args.allow_unverified

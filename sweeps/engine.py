@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-import sqlite3
+import signal
 import tempfile
 import threading
 import time
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sweeps.driver import Sweep
 
 _POLL = 1.0  # seconds between looks at the study
-_STOP_PATIENCE = 5.0  # seconds that a stopped sweep waits for each tracker
-_SNAPSHOT = 30.0  # seconds between copies of the study to remote storage
+_LEAVE_PATIENCE = 10.0  # seconds that a stopped sweep gives its trials to end their step and keep their state
+_STOP_PATIENCE = 5.0  # seconds that a stopped sweep waits for each tracker, and for the snapshot of its study
+_END_PATIENCE = 120.0  # the same of a sweep that has ended
 _ENVIRONMENT = {
     # Ray would otherwise build every worker's environment anew when the driver was started by `uv run`.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -63,16 +64,19 @@ def connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
-    for logger in ("ray", "ray.data", "ray.train", "ray.tune"):
+    for logger in ("ray", "ray.data", "ray.train"):
         logging.getLogger(logger).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that failed or died is told by the study
     options: dict[str, Any] = {"namespace": "mollify", "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "num_cpus": joblib.cpu_count(), "num_gpus": torch.cuda.device_count()}
         options |= {"include_dashboard": False}
     else:
         options |= {"address": address}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process at once
     except (ConnectionError, ValueError, RuntimeError) as error:
         what = "start Ray on this machine" if address is None else f"connect to a Ray cluster at {address!r}"
         raise ConfigError(f"Cannot {what}: {first_line(error)}") from None
@@ -95,6 +99,7 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         SweepError: Ray or Tune broke on the way.
         MollifyError: the trackers or the cluster cannot be had.
     """
+    from sweeps.snapshots import Snapshots
     from sweeps.trackers import Trackers
     from sweeps.view import View
 
@@ -112,18 +117,26 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         concurrent=sweep.placement.concurrent,
         seconds_per_trial=sweep.seconds,
     )
-    snapshots = Snapshots(sweep)
-    patience: float | None = None
+    snapshots = Snapshots(sweep.store, sweep.setup.url, sweep.name, view.notice)
+    patience = _END_PATIENCE
     try:
         with console.status("starting Ray"):
             connect(address)
             run = Run(sweep)
         with view:
-            while run.alive():
-                _follow(run, trackers, view)
-                snapshots.maybe()
-                time.sleep(_POLL)
-            _follow(run, trackers, view)
+            try:
+                while run.alive():
+                    _follow(run, trackers, view, snapshots)
+                    time.sleep(_POLL)
+            except KeyboardInterrupt:
+                view.notice("stopping: trials keep what they have after their next step (once more to end at once)")
+                run.stop()
+                until = time.monotonic() + _LEAVE_PATIENCE
+                while run.busy() and time.monotonic() < until:
+                    _follow(run, trackers, view, snapshots)
+                    time.sleep(_POLL / 5)
+                raise
+            _follow(run, trackers, view, snapshots)
         run.check(console)
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE
@@ -131,7 +144,8 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
     except MollifyError:
         raise
     except Exception as error:  # Ray's or Tune's
-        (sweep.local / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):
+            (sweep.local / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise SweepError(
             f"The sweep broke: {first_line(error)} (traceback: {sweep.local}/error.txt); the same command continues it"
         ) from error
@@ -139,11 +153,11 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         import ray
 
         ray.shutdown()  # first: nothing is to train on while the rest is written
-        snapshots.now()
+        snapshots.close(patience)
         trackers.close(patience)
 
 
-def _follow(run: Run, trackers: Any, view: Any) -> None:
+def _follow(run: Run, trackers: Any, view: Any, snapshots: Any) -> None:
     events, status = run.look()
     for kind, *rest in events:
         if kind == "start":
@@ -153,6 +167,7 @@ def _follow(run: Run, trackers: Any, view: Any) -> None:
             trackers.epoch(*rest)
         elif kind == "end":
             trackers.end(*rest)
+            snapshots.ask()
         elif kind == "notice":
             view.notice(*rest)
     view.update(status)
@@ -195,12 +210,24 @@ class Run:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def busy(self) -> bool:
+        """Whether trials are running, by the last look."""
+        return self.alive() and bool(self._status["live"])
+
+    def stop(self) -> None:
+        """Lets the trials leave."""
+        import ray
+
+        ray.get(self._study.stop.remote())
+
     def look(self) -> tuple[list[tuple], dict[str, Any]]:
         """(the events since the last look, the status now)."""
         import ray
+        from optuna.exceptions import StorageInternalError
 
         events: list[tuple] = ray.get(self._study.drain.remote())
-        self._status = ray.get(self._study.status.remote())
+        with contextlib.suppress(StorageInternalError):  # the next look may be luckier
+            self._status = ray.get(self._study.status.remote())
         return events, self._status
 
     def check(self, console: Console) -> None:
@@ -213,10 +240,8 @@ class Run:
     def _tune(self, sweep: Sweep, setup: Any, shards: dict[str, Any]) -> None:
         from ray import tune
 
-        from sweeps.searcher import StudySearcher
-        from sweeps.trial import run_trial
+        from sweeps.trial import TrialActor
 
-        counts = self._status["counts"]
         place = sweep.placement
         bundle = (
             {"CPU": place.cpus, **({"GPU": place.gpus} if place.gpus else {})}
@@ -224,15 +249,14 @@ class Run:
             # The driver of a worker group only waits; claiming a CPU it could starve its own workers.
             else {"node:__internal_head__": 0.001}
         )
-        left = sweep.setup.trials - sum(counts[s] for s in ("COMPLETE", "PRUNED", "FAIL"))
         scratch = tempfile.mkdtemp(prefix="mollify-tune-")
         try:
-            trainable = tune.with_parameters(run_trial, setup=setup, datasets=shards)
+            trainable = tune.with_parameters(TrialActor, setup=setup, datasets=shards)
             tune.Tuner(
                 tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
                 tune_config=tune.TuneConfig(
-                    search_alg=StudySearcher(setup.study),
-                    num_samples=left,
+                    search_alg=_searcher(setup.study),
+                    num_samples=-1,  # the study says when it is enough: a preempted trial is handed out again
                     max_concurrent_trials=place.concurrent,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: f"{sweep.name}-{trial.config.get('number', 0):05d}",
@@ -243,6 +267,7 @@ class Run:
                     storage_path=scratch,
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=3),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()
         except BaseException as error:
@@ -251,31 +276,22 @@ class Run:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-class Snapshots:
-    """Copies of a live SQLite study to a storage that is not local."""
+def _searcher(study: str) -> Any:
+    """A `StudySearcher` that Tune asks again, where the study has nothing to hand out now or cannot be written."""
+    from optuna.exceptions import StorageInternalError
+    from ray.tune.search import Searcher
 
-    def __init__(self, sweep: Sweep) -> None:
-        prefix = "sqlite:///"
-        url = sweep.setup.url
-        live = Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
-        self._live = live if sweep.store.local is None else None
-        self._store, self._at = sweep.store, time.monotonic()
-        self._lock = threading.Lock()
+    from sweeps.searcher import StudySearcher
 
-    def maybe(self) -> None:
-        """Starts a copy in the background when the last one is old."""
-        if self._live and time.monotonic() - self._at > _SNAPSHOT:
-            self._at = time.monotonic()
-            threading.Thread(target=self.now, daemon=True).start()
+    class Patient(StudySearcher):
+        def suggest(self, trial_id: str) -> Any:
+            try:
+                assignment = super().suggest(trial_id)
+            except StorageInternalError:
+                return None
+            if assignment != Searcher.FINISHED and assignment["number"] is None:
+                del self._numbers[trial_id]
+                return None
+            return assignment
 
-    def now(self) -> None:
-        """Copies the study: a consistent state of it, as SQLite's own backup gives it."""
-        if not self._live or not self._live.exists():
-            return
-        with self._lock, tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "study.sqlite"
-            with contextlib.closing(sqlite3.connect(self._live)) as source:
-                with contextlib.closing(sqlite3.connect(copy)) as target:
-                    source.backup(target)
-            with contextlib.suppress(OSError):  # the next one will do; the live file is still here
-                self._store.write("study.sqlite", copy.read_bytes())
+    return Patient(study)

@@ -23,6 +23,7 @@ from sweeps.arguments import parser
 def main(argv: list[str] | None = None) -> int:
     """Runs a sweep; returns the exit code: 0 done, 1 the sweep failed, 2 bad input, 130 stopped by the user."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
+    before = os.umask(0o077)  # what a sweep writes is its owner's only
     try:
         argv = sys.argv[1:] if argv is None else argv
         args = parser().parse_args(argv, argparse.Namespace(argv=argv))
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command starts or continues the sweep", file=sys.stderr)
         return 130
+    finally:
+        os.umask(before)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

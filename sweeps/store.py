@@ -9,11 +9,14 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pyarrow import fs
 
@@ -21,6 +24,13 @@ from mollify_core.checkpoint import make_folder
 from mollify_core.errors import StorageError, first_line
 
 _RETRY_SECONDS = (0.2, 1, 3, 10, 30)
+# A server that hangs is given up after so long without a byte, three times; Arrow itself would wait for minutes.
+_TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 10.0}
+_FULL = re.compile(r"STORAGE_?FULL|INSUFFICIENT_?STORAGE|QUOTA_?EXCEEDED|HTTP status 507", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH)"
+    r"|HTTP status 403"
+)
 T = TypeVar("T")
 
 
@@ -28,11 +38,16 @@ class Store:
     """A folder on local disk or in an object store. Cheap to build, and picklable by its `uri`."""
 
     def __init__(self, uri: str) -> None:
+        if "@" in uri.partition("://")[2].partition("/")[0]:
+            raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
         try:
             if "://" in uri:
                 self.fs, self.root = fs.FileSystem.from_uri(uri)
                 if not self.root:
                     raise ValueError("it names no bucket")
+                if isinstance(self.fs, fs.S3FileSystem):
+                    rebuild, (options,) = self.fs.__reduce__()  # what the URI and the environment have said
+                    self.fs = rebuild({**options, **_TIMEOUTS})
             else:
                 self.fs, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
         except (OSError, ValueError, NotImplementedError) as error:
@@ -43,10 +58,12 @@ class Store:
         return Store, (self.uri,)
 
     def __truediv__(self, name: str) -> Store:
-        if "?" in self.uri:  # options of a URI stand behind the path
-            path, _, options = self.uri.partition("?")
-            return Store(f"{path.rstrip('/')}/{name}?{options}")
-        return Store(f"{self.uri}/{name}")
+        child = copy.copy(self)
+        child.root = child.uri = f"{self.root}/{name}"
+        if "://" in self.uri:  # options of a URI stand behind the path
+            path, question, options = self.uri.partition("?")
+            child.uri = f"{path.rstrip('/')}/{name}{question}{options}"
+        return child
 
     @property
     def local(self) -> Path | None:
@@ -61,12 +78,16 @@ class Store:
             with self.fs.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
-        temporary = f"{path}.{os.getpid()}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary = Path(f"{path}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:  # a full disk needs its room back
+            temporary.unlink(missing_ok=True)
+            raise
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or None when there is none.
@@ -81,9 +102,17 @@ class Store:
             return None
 
     def upload(self, folder: Path) -> None:
-        """Copies the files below a local folder here."""
+        """Copies the files below a local folder here.
+
+        Raises:
+            StorageError: the storage cannot be written; one sentence.
+        """
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            self.write(file.relative_to(folder).as_posix(), file.read_bytes())
+            name, data = file.relative_to(folder).as_posix(), file.read_bytes()
+            try:
+                retry(lambda name=name, data=data: self.write(name, data))  # type: ignore[misc]
+            except OSError as error:
+                raise StorageError(f"Cannot write to storage {self.uri!r}: {first_line(error)}") from None
 
     def check_writable(self) -> None:
         """Writes and removes a small file.
@@ -107,6 +136,16 @@ def retry(action: Callable[[], T]) -> T:
         except OSError:
             time.sleep(pause)
     return action()
+
+
+def trouble(error: OSError) -> Literal["full", "refused", "down"]:
+    """What is wrong with a storage: it has no room, it will never let us, or it does not answer for now."""
+    text = str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(text):
+        return "full"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or _REFUSED.search(text):
+        return "refused"
+    return "down"
 
 
 def trial_folder(number: int) -> str:

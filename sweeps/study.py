@@ -2,27 +2,39 @@
 
 Every trial, every epoch's value and every state is written to the study's storage before anybody acts on it, so a
 driver that dies at any moment loses nothing: trials left RUNNING are adopted under their own numbers by the next one.
+Whatever is told may be told again: a call that was cut short in any place, by a kill or by a storage that refused,
+leaves nothing behind that a second one does not put right.
 """
 
 from __future__ import annotations
 
-import logging
+import functools
+import math
 import time
-import warnings
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from mollify_core.errors import ConfigError, StorageError, first_line
+from mollify_core.errors import first_line
 from mollify_core.recipe import Recipe
 from mollify_core.rng import derive
+from sweeps import pruning
 from sweeps.space import Reference, Space, make_pruner, make_sampler
+from sweeps.study_storage import FINISHED as FINISHED
+from sweeps.study_storage import IDENTITY as IDENTITY
+from sweeps.study_storage import answers, check_same, load_study, open_storage, quiet_optuna
+from sweeps.study_storage import hide_password as hide_password
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-IDENTITY = ("fingerprint", "objectives", "base_recipe", "space", "sampler", "pruner", "seed")
+NOTHING_NOW: dict[str, Any] = {"number": None}
+"""What is handed out while nothing is left but trials that run: one of them may come back."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -65,65 +77,25 @@ class Live:
     note: str = ""
 
 
-def quiet_optuna() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    warnings.filterwarnings("ignore", message=".*out of range.*")
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+def _written(method: Callable[Concatenate[SweepStudy, P], R]) -> Callable[Concatenate[SweepStudy, P], R]:
+    """Tells the user once that the study's storage refuses, and once that it is well again; the caller asks again."""
 
+    @functools.wraps(method)
+    def told(self: SweepStudy, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            result = method(self, *args, **kwargs)
+        except StorageInternalError as error:
+            if not self._refused:
+                reason = first_line(getattr(error.__cause__, "orig", None) or error)
+                self.notice(f"the study cannot be written ({reason}); trials wait until it can")
+            self._refused = True
+            raise
+        if self._refused:
+            self.notice("the study can be written again; nothing was lost")
+        self._refused = False
+        return result
 
-def hide_password(url: str) -> str:
-    """A study URL that may be shown."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "given by --study-url"
-
-
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Optuna's storage behind a URL.
-
-    Raises:
-        StorageError: it cannot be opened; the password is not shown.
-    """
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
-        reason = first_line(getattr(error, "orig", None) or error)
-        raise StorageError(f"Cannot open the study {hide_password(url)}: {reason}") from None
-
-
-def load_study(url: str, name: str) -> optuna.Study | None:
-    """The study of a sweep, or None when there is none yet."""
-    storage = open_storage(url)
-    if name not in [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]:
-        return None
-    return optuna.load_study(study_name=name, storage=storage)
-
-
-def check_same(study: optuna.Study, sweep: dict[str, Any]) -> None:
-    """Checks that a study belongs to this sweep.
-
-    Raises:
-        ConfigError: it is of another data set, space or protocol; what differs is named.
-    """
-    known = study.user_attrs.get("sweep")
-    if known is None:
-        raise ConfigError(f"Study {study.study_name!r} was not made by mollify; give the sweep another --name")
-    different = [key for key in IDENTITY if known.get(key) != sweep.get(key)]
-    if "base_recipe" in different and Recipe.from_dict(known["base_recipe"]) == Recipe.from_dict(sweep["base_recipe"]):
-        different.remove("base_recipe")  # written before a setting existed that has its default here
-    if different:
-        words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}
-        what = " and ".join(words.get(k, k) for k in different)
-        raise ConfigError(
-            f"Sweep {study.study_name!r} exists with another {what}; repeat its own settings to continue it, "
-            f"or start a new one with another --name"
-        )
+    return told
 
 
 class SweepStudy:
@@ -141,35 +113,45 @@ class SweepStudy:
                 storage=open_storage(setup.url),
                 directions=["minimize"] * len(setup.sweep["objectives"]),
             )
+        check_same(study, setup.sweep)
+        if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", setup.sweep)
-        else:
-            check_same(study, setup.sweep)
         study.pruner = self._pruner
         self._study = study
         self._trials: dict[int, optuna.Trial] = {}
         self._live: dict[int, Live] = {}
         self._events: deque[tuple] = deque()
         self._bugs = 0
+        self._stopping = False
+        self._refused = False  # by the study's own storage
+        self._stalled: set[int] = set()  # trials whose files cannot be stored
+        self._preempted: set[int] = set()
+        self._groups: dict[int, Any] = {}
         self._enqueue_references()
-        self._adopt = deque(t.number for t in self._frozen() if t.state == TrialState.RUNNING)
 
     # ---- what the searcher asks
 
+    @_written
     def next(self) -> dict[str, Any] | None:
-        """The next trial to run: {"number", "recipe", "adopted"}; None when the budget is spent."""
-        if self._bugs >= self._setup.max_failures:
+        """The next trial to run: {"number", "recipe", "adopted"}; `NOTHING_NOW`; or None when the sweep ends."""
+        if self._stopping or self._bugs >= self._setup.max_failures:
             return None
-        if self._adopt:
-            number = self._adopt.popleft()
+        frozen = self._frozen()
+        left = (t.number for t in frozen if t.state == TrialState.RUNNING and t.number not in self._live)
+        number = next(left, None)
+        if number is not None:
             return self._assign(self._reopen(number), adopted=True)
-        asked = sum(t.state != TrialState.WAITING for t in self._frozen())
-        if asked >= self._setup.trials:
-            return None
-        return self._assign(self._ask(), adopted=False)
+        if sum(t.state != TrialState.WAITING for t in frozen) < self._setup.trials:
+            return self._assign(self._ask(), adopted=False)
+        return NOTHING_NOW if self._live else None
 
     def lost(self, number: int, message: str) -> None:
-        """A trial's process died more often than it may be restarted."""
-        self.fail(number, "bug", message)
+        """A trial's process died more often than it may be restarted; when it was preempted, it may again."""
+        if number in self._preempted:
+            self._preempted.remove(number)
+            self._live.pop(number, None)
+        else:
+            self.fail(number, "bug", message)
 
     # ---- what trials say
 
@@ -178,17 +160,20 @@ class SweepStudy:
 
         Returns:
             finished: it has ended already, there is nothing to do.
-            epochs: how many epochs have been reported.
+            values: the objective values of each epoch that has been reported.
             go_on: what the pruner says to the last of them.
+            accumulate: parts in which it sees a batch; more than one after it ran out of memory.
         """
         trial = self._frozen_trial(number)
-        answers = self._answers(trial)
+        known = answers(trial)
+        self.storage(number, None)
         if number in self._live:
-            self._live[number].epoch = len(answers)
+            self._live[number].epoch = len(known)
         return {
             "finished": trial.state in FINISHED,
-            "epochs": len(answers),
-            "go_on": not answers or answers[-1]["go_on"],
+            "values": [answer["values"] for answer in known],
+            "go_on": not known or known[-1]["go_on"],
+            "accumulate": trial.user_attrs.get("accumulate", 1),
         }
 
     def ready(self, number: int) -> None:
@@ -197,42 +182,115 @@ class SweepStudy:
         live.note = ""
         self._trials[number].set_user_attr("startup_seconds", time.monotonic() - live.started)
 
-    def report(self, number: int, epoch: int, values: list[float], metrics: dict[str, float]) -> bool:
+    @_written
+    def report(
+        self, number: int, epoch: int, values: list[float], metrics: dict[str, float], went_on: bool = False
+    ) -> bool:
         """An epoch's objective values, from epoch 0. True: go on, False: pruned.
 
-        A trial that went back to an older checkpoint repeats epochs; it hears the same answers. They are kept because
-        a successive-halving pruner, asked twice about one epoch, takes the second time for the next rung.
+        A trial that went back to an older checkpoint repeats epochs; it hears the same answers.
+
+        Args:
+            went_on: the trial has trained on after this epoch already, as it was told by a study that was lost.
         """
-        answers = self._answers(self._frozen_trial(number))
-        if epoch < len(answers):
-            go_on = answers[epoch]["go_on"]
+        frozen = self._frozen_trial(number)
+        known = answers(frozen)
+        if epoch < len(known):
+            go_on = known[epoch]["go_on"]
         else:
             trial = self._trials[number]
             if self._single:
                 trial.report(values[0], epoch)
-            go_on = not self._should_prune(self._frozen_trial(number), epoch)
+                frozen = self._frozen_trial(number)
+                values = [frozen.intermediate_values[epoch]]  # the first one counts, should it have been told twice
+            before = known[-1].get("rungs", pruning.rungs(frozen)) if known else 0
+            go_on = not self._should_prune(frozen, epoch, before) or went_on
             answer = {"values": values, "seconds": metrics["seconds"], "go_on": go_on}
+            answer["rungs"] = pruning.rungs(self._frozen_trial(number))
             trial.set_user_attr(f"epoch_{epoch}", answer)
         live = self._live[number]
         live.epoch, live.value, live.note = epoch + 1, values[0], ""
         self._events.append(("epoch", number, epoch, metrics))
         return go_on
 
+    @_written
     def complete(self, number: int, values: list[float], attrs: dict[str, Any], metrics: dict[str, float]) -> None:
         """A trial ended with its objective values, measured on all of validation."""
-        self._end(number, TrialState.COMPLETE, values, {**attrs, "metrics": metrics}, metrics)
+        if any(math.isnan(value) for value in values):
+            self.fail(number, "nan", f"Expected numbers from validation, but got {values}", attrs)
+        else:
+            self._end(number, TrialState.COMPLETE, values, {**attrs, "metrics": metrics}, metrics)
 
+    @_written
     def prune(self, number: int, attrs: dict[str, Any]) -> None:
         """A trial left when it was told to."""
         self._end(number, TrialState.PRUNED, None, attrs, {})
 
-    def fail(self, number: int, kind: str, message: str) -> None:
-        """A trial failed: kind is nan, oom, preempted or bug. Several workers may say so of one trial."""
+    @_written
+    def fail(self, number: int, kind: str, message: str, attrs: dict[str, Any] | None = None) -> None:
+        """A trial failed: kind is nan, oom or bug. Several workers may say so of one trial."""
         if self._state(number) in FINISHED:
             return
+        attrs = {"failure": kind, "failure_message": message[:500], **(attrs or {})}
+        self._end(number, TrialState.FAIL, None, attrs, {})
         self._bugs += kind == "bug"
-        self._end(number, TrialState.FAIL, None, {"failure": kind, "failure_message": message[:500]}, {})
-        self._events.append(("notice", f"trial {number} failed ({kind}): {message}"))
+        self.notice(f"trial {number} failed ({kind}): {message}")
+
+    @_written
+    def out_of_memory(self, number: int, accumulate: int, message: str) -> bool:
+        """A trial that saw its batches in `accumulate` parts ran out of memory. True: try again, with half of that.
+
+        Several workers may say so of one trial.
+        """
+        if self._state(number) in FINISHED:
+            return False
+        if self._frozen_trial(number).user_attrs.get("accumulate", 1) <= accumulate:
+            if accumulate > 1:
+                self.fail(number, "oom", message)
+                return False
+            self._trials[number].set_user_attr("accumulate", 2)
+            self.notice(f"trial {number} ran out of memory and goes on with batches in two halves ({message})")
+        return True
+
+    @_written
+    def leave(self, number: int, epoch: int, step: int) -> None:
+        """A trial was stopped from outside after so many epochs and steps, and goes on in another process."""
+        self.storage(number, None)
+        if self._stopping:
+            self._live.pop(number, None)
+        elif number in self._live:
+            attrs = self._frozen_trial(number).user_attrs
+            self._trials[number].set_user_attr("preempted", attrs.get("preempted", 0) + 1)
+            self._preempted.add(number)
+            self._live[number].note = "preempted"
+            self.notice(f"trial {number} was preempted after epoch {epoch}, step {step}; it goes on from there")
+
+    def stopping(self) -> bool:
+        """Whether trials are to leave at their next step."""
+        return self._stopping
+
+    def storage(self, number: int, trouble: str | None) -> None:
+        """A trial cannot store its files, or can again (None). The user hears it once of all trials."""
+        if trouble is not None:
+            if not self._stalled:
+                self.notice(trouble)
+            self._stalled.add(number)
+        elif number in self._stalled:
+            self._stalled.remove(number)
+            if not self._stalled:
+                self.notice("the storage takes files again; nothing was lost")
+
+    def holds(self, number: int, group: Any = None) -> Any:
+        """Told of the placement group of a trial's workers; asked without one, returns and forgets it."""
+        if group is not None:
+            self._groups[number] = group
+            return None
+        return self._groups.pop(number, None)
+
+    def note(self, number: int, text: str) -> None:
+        """What a running trial is doing, for the live view."""
+        if number in self._live:
+            self._live[number].note = text
 
     def notice(self, text: str) -> None:
         """One line for the user."""
@@ -256,6 +314,10 @@ class SweepStudy:
             "finished_seconds": [t.user_attrs["seconds"] for t in frozen if "seconds" in t.user_attrs],
             "stopped_by_failures": self._bugs >= self._setup.max_failures,
         }
+
+    def stop(self) -> None:
+        """The sweep is to end: trials leave at their next step, and no other one starts."""
+        self._stopping = True
 
     def drain(self) -> list[tuple]:
         """The events since the last call, for the trackers and the terminal."""
@@ -303,19 +365,19 @@ class SweepStudy:
             number,
             started=time.monotonic(),
             epochs=recipe.optim.epochs,
-            seconds=sum(a["seconds"] for a in self._answers(self._frozen_trial(number))),
+            seconds=sum(a["seconds"] for a in answers(self._frozen_trial(number))),
             note="resuming" if adopted else "starting",
         )
         reference = trial.user_attrs.get("reference")
         self._events.append(("start", number, recipe.to_dict(), trial.params, reference))
         return {"number": number, "recipe": recipe.to_dict(), "adopted": adopted}
 
-    def _should_prune(self, trial: FrozenTrial, epoch: int) -> bool:
+    def _should_prune(self, trial: FrozenTrial, epoch: int, rungs: int) -> bool:
         if not self._single or "reference" in trial.user_attrs:  # the references are what all others are held against
             return False
         if epoch + 1 == self._setup.base.optim.epochs:  # nothing is left to save
             return False
-        return self._pruner.prune(self._study, trial)
+        return pruning.should_prune(self._pruner, self._study, trial, rungs)
 
     def _end(
         self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any], metrics: dict
@@ -323,12 +385,13 @@ class SweepStudy:
         if self._state(number) in FINISHED:
             return
         trial = self._trials[number]
-        answers = self._answers(self._frozen_trial(number))
-        attrs = {**attrs, "epochs_done": len(answers), "seconds": sum(a["seconds"] for a in answers)}
+        known = answers(self._frozen_trial(number))
+        attrs = {**attrs, "epochs_done": len(known), "seconds": sum(a["seconds"] for a in known)}
         for key, value in attrs.items():
             trial.set_user_attr(key, value)
         self._study.tell(trial, values=values, state=state, skip_if_finished=True)
         self._live.pop(number, None)
+        self.storage(number, None)
         self._events.append(("end", number, state.name, metrics))
 
     def _frozen(self) -> list[FrozenTrial]:
@@ -339,14 +402,6 @@ class SweepStudy:
 
     def _state(self, number: int) -> TrialState:
         return self._frozen_trial(number).state
-
-    @staticmethod
-    def _answers(trial: FrozenTrial) -> list[dict[str, Any]]:
-        """What was reported of each epoch and answered, in order of epochs."""
-        answers: list[dict[str, Any]] = []
-        while (key := f"epoch_{len(answers)}") in trial.user_attrs:
-            answers.append(trial.user_attrs[key])
-        return answers
 
     def _seconds(self, number: int) -> float:
         live = self._live[number]

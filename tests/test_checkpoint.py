@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import random
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +81,74 @@ def test_a_failing_storage_does_not_condemn_a_checkpoint():
 
     with pytest.raises(OSError, match="connection lost"):
         checkpoint.from_files(read)
+
+
+def middle(epoch: int, step: int) -> checkpoint.Checkpoint:
+    losses = torch.rand(step, generator=torch.Generator().manual_seed(step)).tolist()
+    return dataclasses.replace(example(epoch), progress=checkpoint.Progress(step, losses, 3.0, 1.5))
+
+
+def test_in_mid_epoch(tmp_path):
+    path = checkpoint.save(LOCAL, str(tmp_path), middle(7, 123))
+    assert path == f"{tmp_path}/epoch-0007-step-000123"
+    loaded = checkpoint.load(LOCAL, path)
+    assert (loaded.epoch, loaded.step) == (7, 123)
+    assert loaded.progress == middle(7, 123).progress
+    for epoch in (6, 7, 8):
+        checkpoint.save(LOCAL, str(tmp_path), example(epoch))
+    checkpoint.save(LOCAL, str(tmp_path), middle(8, 1_234_567))
+    assert checkpoint.positions(LOCAL, str(tmp_path)) == [(6, 0), (7, 0), (7, 123), (8, 0), (8, 1_234_567)]
+    assert checkpoint.epochs(LOCAL, str(tmp_path)) == [6, 7, 8]
+    (tmp_path / "epoch-0008-step-1234567" / "state.json").write_bytes(b"{}")
+    warnings: list[str] = []
+    newest = checkpoint.load_newest(LOCAL, str(tmp_path), warnings.append)
+    assert (newest.epoch, newest.step) == (8, 0)
+    assert "epoch 8, step 1234567" in warnings[0]
+
+
+def test_keeps_the_newest(tmp_path):
+    for state in (example(5), middle(5, 9), example(6), middle(6, 2)):
+        checkpoint.save(LOCAL, str(tmp_path), state)
+    (tmp_path / "epoch-0006-step-000002" / checkpoint.MANIFEST).unlink()  # killed on the way
+    (tmp_path / "epoch-0009").mkdir()
+    (tmp_path / "bad-epoch-0004").mkdir()
+    checkpoint.keep_newest(LOCAL, str(tmp_path), 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad-epoch-0004", "epoch-0005-step-000009", "epoch-0006"]
+    checkpoint.keep_newest(LOCAL, str(tmp_path / "nothing"), 2)
+
+
+def test_written_before_there_were_steps_it_is_read():
+    files = checkpoint.to_files(example())
+    state = json.loads(files["state.json"])
+    del state["progress"]
+    files["state.json"] = json.dumps(state).encode()
+    manifest = json.loads(files[checkpoint.MANIFEST])
+    digest = hashlib.sha256(files["state.json"]).hexdigest()
+    manifest["files"]["state.json"] = {"size": len(files["state.json"]), "sha256": digest}
+    files[checkpoint.MANIFEST] = json.dumps(manifest).encode()
+    loaded = checkpoint.from_files(lambda name: files[name])
+    assert (loaded.epoch, loaded.step, loaded.progress) == (7, 0, None)
+
+
+def test_on_a_full_disk_nothing_half_written_stays(small_disk):
+    checkpoint.save(LOCAL, str(small_disk), example(1))
+    big = dataclasses.replace(example(2), model={"w": torch.zeros(2**20)})
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(LOCAL, str(small_disk), big)
+    assert [p.name for p in small_disk.iterdir()] == ["epoch-0001"]
+    assert checkpoint.load_newest(LOCAL, str(small_disk)).epoch == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Path:
+    """A file system of one megabyte, where this process may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_remove(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mollify_core.recipe import Recipe
 from sweeps.search import main
@@ -69,6 +70,14 @@ DIGITS = ("--dataset", "digits")
         ((*DIGITS, "--study-url", "nonsense"), "Cannot open the study"),
         ((*DIGITS, "--objective", "clean_nll,clean_ece", "--sampler", "cmaes"), "one objective for --sampler cmaes"),
         (("--dataset", "cifar100", "--data-dir", "/nowhere"), "/nowhere"),
+        (("--dataset", "cifar100", "--image-size", "64"), "no image size for cifar100, whose images are 32x32"),
+        (("--dataset", "./photos"), "or the path of a folder with one folder of images per class, with --image-size"),
+        (("--dataset", "./photos", "--image-size", "32"), "'./photos' to be a folder of images, or --data-dir"),
+        (("--dataset", "."), "an --image-size for the folder of images '.', but got none"),
+        (("--dataset", ".", "--image-size", "4"), "the image size to be at least 8 pixels, but got 4"),
+        (("--dataset", ".", "--image-size", "big"), "--image-size"),
+        (("--dataset", ".", "--image-size", "32"), "two or more folders, one for each class, but got 0"),
+        ((*DIGITS, "--set", "image_size=32"), "Expected --image-size, but got --set image_size"),
     ],
 )
 def test_refused_in_one_sentence(argv, says, capsys):
@@ -127,6 +136,45 @@ def test_dry_run_starts_nothing(capsys):
     assert "at once" in out
     assert "about" in out
     assert not Path("runs").exists()
+
+
+def photos(folder: Path) -> Path:
+    """Forty images of each of two classes."""
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_images_by_path_and_by_name(capsys, tmp_path):
+    photos(tmp_path / "photos")
+    common = ("--image-size", "16", "--network", "resnet20", "--dry-run")
+    plans = []
+    for where in (("--dataset", "./photos"), ("--dataset", "photos", "--data-dir", "photos")):
+        assert main([*where, *common]) == 0
+        plans.append(" ".join(capsys.readouterr().out.split()))
+    for plan in plans:
+        assert "Sweep photos-resnet20-" in plan
+        assert "photos: 52 fit and 12 validation images" in plan  # of 64; 16 are for testing
+        assert "50; 0 is the paper's default schedule" in plan
+        assert "UNVERIFIED" not in plan
+    assert plans[0].split()[:2] == plans[1].split()[:2]  # one sweep: the name is made of the settings
+
+
+def test_a_recipe_knows_the_size_of_a_folders_images(capsys, tmp_path):
+    photos(tmp_path / "photos")
+    recipe = Recipe().with_(dataset="photos", image_size=16, network="resnet20", epochs=1)
+    Path("r.json").write_text(recipe.to_json())
+    assert main(["--dataset", "./photos", "--recipe", "r.json", "--dry-run"]) == 0
+    assert "Sweep photos-resnet20-" in capsys.readouterr().out
+    (tmp_path / "photos").rename(tmp_path / "holidays")
+    assert main(["--dataset", "photos", "--data-dir", "holidays", "--recipe", "r.json", "--dry-run"]) == 0
+    capsys.readouterr()
+    assert "for 'photos', but got --dataset ./holidays" in refused(
+        capsys, "--dataset", "./holidays", "--recipe", "r.json"
+    )
 
 
 def test_help_teaches(capsys):

@@ -1,16 +1,20 @@
 """Data sets: reading official files safely, preparing them once, splitting them for ever the same way."""
 
+import dataclasses
 import hashlib
 import io
 import json
 import os
 import pickle
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +29,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from mollify_core.datasets import (
     DATASETS,
@@ -37,7 +42,7 @@ from mollify_core.datasets import (
     stratified_subset,
 )
 from mollify_core.datasets.__main__ import main
-from mollify_core.datasets.specs import Archive
+from mollify_core.datasets.specs import ImageArchive, PickleArchive
 from mollify_core.datasets.unpickle import load_pickle
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
 
@@ -112,7 +117,7 @@ def tiny(folder: Path, archive: Path | None = None, url: str = "http://127.0.0.1
         augment=("flip",),
         validation_fraction=0.1,
         checksums={file: md5(folder / file) for file in FILES},
-        archive=Archive(
+        source=PickleArchive(
             url=url,
             md5=md5(archive) if archive else "0" * 32,
             folder="tiny-py",
@@ -158,8 +163,8 @@ def test_checksums_equal_those_of_torchvision(name: str, reference: str) -> None
     import torchvision.datasets
 
     theirs = getattr(torchvision.datasets, reference)
-    archive = DATASETS[name].archive
-    assert archive is not None
+    archive = DATASETS[name].source
+    assert isinstance(archive, PickleArchive)
     assert (archive.url, archive.md5, archive.folder) == (theirs.url, theirs.tgz_md5, theirs.base_folder)
     assert (archive.meta, archive.names_key) == (theirs.meta["filename"], theirs.meta["key"])
     assert (archive.train, archive.test) == tuple(tuple(f for f, _ in x) for x in (theirs.train_list, theirs.test_list))
@@ -172,6 +177,14 @@ def test_unknown_names_are_told_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'cifar100'"):
         spec("cifar1000")
     assert {name: spec(name).name for name in DATASETS} == {name: name for name in DATASETS}
+
+
+def test_tinyimagenet_is_the_papers() -> None:
+    tin = DATASETS["tin"]
+    assert (tin.classes, tin.image_shape) == (200, (3, 64, 64))
+    assert (tin.mean, tin.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert isinstance(tin.source, ImageArchive)
+    assert tin.checksums == {tin.source.filename: tin.source.md5}
 
 
 # --- digits -------------------------------------------------------------------------------------------------------
@@ -438,6 +451,20 @@ def test_unknown_splits(official: Path, cache: Path) -> None:
         prepare(tiny(official), data_dir=official, cache_dir=cache).table("tests")
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(official: Path, tmp_path: Path, cache: Path) -> None:
+    take = partial(prepare, tiny(official), data_dir=official, cache_dir=cache)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1000, 3000):  # within the training images; within the test images
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(StorageError, match=r"Cannot write the data cache '.*cache.*': File too large$"):
+                take()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not [p for p in cache.iterdir() if p.is_dir()]
+    check_content(take(), trees())
+
+
 # --- downloads ----------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +544,245 @@ def test_processes_at_once_download_and_prepare_once(official: Path, tmp_path: P
     assert all(p == prepared[0] for p in prepared)
     check_content(prepared[0], trees())
     assert web.asked in ([], ["/tiny.tar.gz"])  # none when a process with the files at hand was first
+
+
+# --- TinyImageNet's layout -----------------------------------------------------------------------------------------
+
+WNIDS = ("n03", "n01", "n02")  # as wnids.txt lists them; classes are 1, 2, 0 in the order of the sorted ones
+TINY_SHAPE = (3, 16, 16)
+
+
+def picture(seed: int) -> Image.Image:
+    """A smooth image, asymmetric in all its axes, which JPEG keeps nearly as it is."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:16, :16] / 15
+    low, right, down = rng.uniform(0, 80, 3), rng.uniform(0, 80, 3), rng.uniform(0, 80, 3)
+    return Image.fromarray((low + x[..., None] * right + y[..., None] * down).astype(np.uint8))
+
+
+def jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def tiny_imagenet() -> tuple[dict[str, bytes], dict[str, list[tuple[np.ndarray, int]]]]:
+    """The members of the archive, and the images and labels that must come of them."""
+    expected: dict[str, list[tuple[np.ndarray, int]]] = {"train": [], "test": []}
+    members: dict[str, bytes] = {
+        "wnids.txt": "\n".join(WNIDS).encode() + b"\n",
+        "words.txt": b"n00\tentity\nn01\tgoldfish, Carassius auratus\nn03\tyak\nn02\tox, bull\nn04\tgnu\n",
+        "test/images/test_0.JPEG": jpeg(picture(999)),
+    }
+    for label, wnid in enumerate(sorted(WNIDS)):
+        members[f"train/{wnid}/{wnid}_boxes.txt"] = b"boxes"
+        for i in sorted(range(12), key=str):  # 0, 1, 10, 11, 2 ...
+            image = picture(100 * label + i)
+            image = image.convert("L") if i == 5 else image
+            members[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(image)
+            expected["train"].append((np.asarray(image.convert("RGB")), label))
+    lines = []
+    for i, wnid in ((3, "n02"), (0, "n03"), (2, "n01"), (1, "n02")):
+        members[f"val/images/val_{i}.JPEG"] = jpeg(picture(1000 + i))
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t9\t9\n")
+        expected["test"].append((np.asarray(picture(1000 + i)), sorted(WNIDS).index(wnid)))
+    members["val/val_annotations.txt"] = "".join(lines).encode()
+    return members, expected
+
+
+def write_zip(path: Path, members: dict[str, bytes], top: str = "tiny-200/") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in reversed(members):
+            archive.writestr(top + name, members[name])
+    return path
+
+
+def unpack(folder: Path, members: dict[str, bytes]) -> Path:
+    for name, content in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def tin_like(archive: Path | None = None, url: str = "http://127.0.0.1:9") -> DatasetSpec:
+    digest = md5(archive) if archive else "0" * 32
+    return DatasetSpec(
+        name="tiny-images",
+        classes=3,
+        image_shape=TINY_SHAPE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        augment=("flip",),
+        validation_fraction=0.1,
+        checksums={"tiny-200.zip": digest},
+        source=ImageArchive(url=f"{url}/tiny-200.zip", md5=digest, folder="tiny-200"),
+    )
+
+
+def check_images(prepared: Prepared, expected: dict[str, list[tuple[np.ndarray, int]]]) -> None:
+    for split, rows in expected.items():
+        data = prepared.tensors(split)
+        assert data.labels.tolist() == [label for _, label in rows]
+        images = data.images.permute(0, 2, 3, 1).numpy().astype(int)
+        assert np.abs(images - np.stack([image for image, _ in rows])).max() <= 6  # what JPEG does; images are 80 apart
+
+
+@pytest.mark.parametrize("place", ["archive", "folder of the archive", "unpacked", "parent of the unpacked"])
+def test_tinyimagenet_in_each_form(tmp_path: Path, cache: Path, place: str) -> None:
+    members, expected = tiny_imagenet()
+    packed = write_zip(tmp_path / "tiny-200.zip", members)
+    unpacked = unpack(tmp_path / "unpacked" / "tiny-200", members)
+    places = {
+        "archive": packed,
+        "folder of the archive": tmp_path,
+        "unpacked": unpacked,
+        "parent of the unpacked": unpacked.parent,
+    }
+    steps: list[tuple[int, int | None]] = []
+    take = partial(
+        prepare, tin_like(packed), data_dir=places[place], cache_dir=cache, progress=lambda *step: steps.append(step)
+    )
+    if "unpacked" in place:
+        with pytest.raises(ChecksumError, match=r"'tiny-200\.zip' .* but got its unpacked files; --allow-unverified"):
+            take()
+    prepared = take(allow_unverified="unpacked" in place)
+    assert prepared.verified == ("unpacked" not in place)
+    assert prepared.manifest["class_names"] == ["goldfish", "ox", "yak"]
+    assert prepared.manifest["counts"] == {"train": 36, "test": 4}
+    assert steps == [(36, 36), (4, 4)]
+    check_images(prepared, expected)
+    assert take(allow_unverified=True) == prepared
+    assert len(steps) == 2  # nothing was decoded again
+
+
+def test_tinyimagenet_is_downloaded_once(tmp_path: Path, cache: Path, web: Web) -> None:
+    members, expected = tiny_imagenet()
+    dataset = tin_like(write_zip(tmp_path / "www" / "tiny-200.zip", members), web.url)
+    prepared = prepare(dataset, cache_dir=cache)
+    assert prepared.verified
+    assert prepared.manifest["source"] == "official tiny-200.zip"
+    check_images(prepared, expected)
+    assert prepare(dataset, cache_dir=cache) == prepared
+    assert web.asked == ["/tiny-200.zip"]
+    assert not (cache / "tiny-200.zip").exists()
+
+
+def test_builtin_mirrors_are_tried_before_the_official_address(tmp_path: Path, cache: Path, web: Web) -> None:
+    members, expected = tiny_imagenet()
+    packed = write_zip(tmp_path / "www" / "tiny-200.zip", members)
+    dataset = tin_like(packed, web.url)
+    source = dataclasses.replace(dataset.source, mirrors=(f"{web.url}/mirror/tiny-200.zip",))
+    dataset = dataclasses.replace(dataset, source=source)
+    check_images(prepare(dataset, cache_dir=cache, mirrors=[f"{web.url}/first"]), expected)
+    assert web.asked == ["/first/tiny-200.zip", "/mirror/tiny-200.zip", "/tiny-200.zip"]
+
+
+def test_another_zip_needs_permission(tmp_path: Path, cache: Path) -> None:
+    members, _ = tiny_imagenet()
+    official = write_zip(tmp_path / "official.zip", members)
+    members["words.txt"] += b"n05\tbison\n"
+    other = write_zip(tmp_path / "tiny-200.zip", members)
+    take = partial(prepare, tin_like(official), data_dir=other, cache_dir=cache)
+    with pytest.raises(ChecksumError, match=f"official md5 {md5(official)}, but got {md5(other)}"):
+        take()
+    assert not take(allow_unverified=True).verified
+    with pytest.raises(ChecksumError):
+        take()
+
+
+def huge_png() -> bytes:
+    """An image that says it has 60,000 x 60,000 pixels."""
+    file = io.BytesIO()
+    picture(0).save(file, "PNG")
+    raw = bytearray(file.getvalue())
+    raw[16:24] = (60_000).to_bytes(4, "big") * 2
+    raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
+    return bytes(raw)
+
+
+def change(name: str, content: bytes | None):
+    def apply(members: dict[str, bytes]) -> None:
+        if content is None:
+            del members[name]
+        else:
+            members[name] = content
+
+    return apply
+
+
+FIRST = "train/n01/images/n01_0.JPEG"
+BAD_IMAGES = {
+    "another size": (
+        change(FIRST, jpeg(picture(0).resize((16, 15)))),
+        rf"'.*{FIRST}' to be 16x16 pixels, but got 16x15",
+    ),
+    "no image": (change(FIRST, b"hello"), rf"Cannot read image '.*{FIRST}': not an image in a known format"),
+    "truncated image": (change(FIRST, jpeg(picture(0))[:350]), rf"Cannot read image '.*{FIRST}'"),
+    "image bomb": (change(FIRST, huge_png()), rf"image '.*{FIRST}': .*exceeds limit"),
+    "zip bomb": (change(FIRST, bytes(3 << 20)), rf"'.*{FIRST}' in '.*' to be below 1 MiB, but got 3145728 bytes"),
+    "no wnids": (change("wnids.txt", None), r"(to hold one wnids\.txt, but got 0|it has neither)"),
+    "few wnids": (change("wnids.txt", b"n01\nn02\nn01\n"), r"wnids\.txt in '.*' to name 3 classes, but got 2"),
+    "no words": (change("words.txt", None), r"to hold '.*words\.txt', but it does not|words\.txt.*No such file"),
+    "a class without words": (change("words.txt", b"n01\tx\nn02\ty\n"), "to name every class, but n03 is missing"),
+    "a class without images": (
+        lambda m: [m.pop(name) for name in list(m) if name.startswith("train/n02/images")],
+        "training images of every class, but n02 has none",
+    ),
+    "no annotations": (change("val/val_annotations.txt", None), r"val_annotations\.txt"),
+    "empty annotations": (change("val/val_annotations.txt", b""), "list images, but it is empty"),
+    "unknown class": (
+        change("val/val_annotations.txt", b"val_0.JPEG\tn09\n"),
+        r"a class of wnids\.txt, but got 'val_0",
+    ),
+    "validation image missing": (change("val/images/val_2.JPEG", None), r"val_2\.JPEG"),
+    "escape by annotation": (change("val/val_annotations.txt", b"../../x.JPEG\tn01\n"), r"x\.JPEG"),
+}
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
+@pytest.mark.parametrize(("apply", "message"), BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_images_of_another_form(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, apply, message: str, packed: bool
+) -> None:
+    monkeypatch.setattr("mollify_core.datasets.files.LARGEST", 1 << 20)
+    members, _ = tiny_imagenet()
+    apply(members)
+    place = write_zip(tmp_path / "tiny-200.zip", members) if packed else unpack(tmp_path / "tiny-200", members)
+    with pytest.raises(DataError, match=message) as caught:
+        prepare(tin_like(), data_dir=place, cache_dir=cache, allow_unverified=True)
+    assert "\n" not in str(caught.value)
+    assert not cache.exists() or not [p for p in cache.iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "tiny-200/../../escaped", "..\\escaped"])
+def test_names_that_leave_the_zip_are_refused(tmp_path: Path, cache: Path, name: str) -> None:
+    members, _ = tiny_imagenet()
+    packed = write_zip(tmp_path / "tiny-200.zip", members)
+    with zipfile.ZipFile(packed, "a") as more:
+        more.writestr(name, b"x")
+    with pytest.raises(DataError, match=r"to hold only files below itself, but got '.*escaped'"):
+        prepare(tin_like(packed), data_dir=packed, cache_dir=cache)
+    assert not list(tmp_path.parent.glob("escaped"))
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"a login page", lambda raw: b""])
+def test_a_damaged_zip(tmp_path: Path, cache: Path, damage) -> None:
+    packed = write_zip(tmp_path / "tiny-200.zip", tiny_imagenet()[0])
+    packed.write_bytes(damage(packed.read_bytes()))
+    with pytest.raises(DataError, match=r"tiny-200\.zip' to be a whole zip archive, but reading it failed") as caught:
+        prepare(tin_like(packed), data_dir=packed, cache_dir=cache)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_a_zip_is_found(tmp_path: Path, cache: Path) -> None:
+    packed = write_zip(tmp_path / "tiny-200.zip", tiny_imagenet()[0])
+    with zipfile.ZipFile(packed) as archive:
+        at = archive.getinfo(f"tiny-200/{FIRST}").header_offset + 200
+    raw = bytearray(packed.read_bytes())
+    raw[at] ^= 1
+    packed.write_bytes(raw)
+    with pytest.raises(DataError, match=rf"Cannot read 'tiny-200/{FIRST}' in"):
+        prepare(tin_like(packed), data_dir=packed, cache_dir=cache)
 
 
 # --- hostile pickles ----------------------------------------------------------------------------------------------
@@ -696,7 +962,10 @@ def test_command_line(cache: Path) -> None:
 
 def test_command_line_errors_are_one_line(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "cifar11", "--cache-dir", str(cache)]) == 2
-    assert capsys.readouterr() == ("", "error: Unknown data set 'cifar11'; did you mean 'cifar10'?\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: Unknown data set 'cifar11'; did you mean 'cifar10'? (or the path of a folder")
+    assert err.count("\n") == 1
 
 
 def test_command_line_with_unverified_files(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 class Server:
     """One file over HTTP; `replies` misbehave one after the other, and after them all is well.
 
-    A reply is an int (an HTTP status), ("cut", n) (the connection ends after n bytes of the body), "shifted" (a range
-    is answered with another one) or "silent" (no answer for a second).
+    A reply is an int (an HTTP status), ("cut", n) (the connection ends after n bytes of the body), ("later", n) (too
+    many requests, come back in n seconds), "shifted" (a range is answered with another one) or "silent" (no answer for
+    a second).
     """
 
     content: bytes = CONTENT
@@ -40,6 +42,11 @@ class Server:
         reply = self.replies.pop(0) if self.replies else None
         if isinstance(reply, int):
             handler.send_error(reply)
+            return
+        if isinstance(reply, tuple) and reply[0] == "later":
+            handler.send_response(429)
+            handler.send_header("Retry-After", str(reply[1]))
+            handler.end_headers()
             return
         if reply == "silent":
             threading.Event().wait(1)
@@ -213,6 +220,14 @@ def test_a_busy_server_is_asked_again(target: Path) -> None:
     assert target.read_bytes() == CONTENT
 
 
+def test_a_busy_server_is_given_the_time_it_asks_for(target: Path) -> None:
+    with serve(Server(replies=[("later", 1)])) as server:
+        started = time.monotonic()
+        fetch(target, server)
+    assert time.monotonic() - started >= 1
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_silent_server_times_out(target: Path) -> None:
     with serve(Server(replies=["silent"])) as server:
         with pytest.raises(DataError, match="timed out"):
@@ -237,7 +252,7 @@ def test_no_network_lists_what_was_tried(target: Path) -> None:
 def test_a_full_disk_is_not_the_networks_fault(target: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serve(Server()) as server:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_001, hard))
         try:
             with pytest.raises(StorageError, match=r"file\.bin\.part"):
                 fetch(target, server)
@@ -246,3 +261,10 @@ def test_a_full_disk_is_not_the_networks_fault(target: Path) -> None:
         assert server.seen == [None]
         fetch(target, server)
     assert target.read_bytes() == CONTENT
+
+
+def test_a_folder_that_is_not_there_is_not_the_networks_fault(target: Path) -> None:
+    with serve(Server()) as server:
+        with pytest.raises(StorageError, match=r"Cannot write '.*gone/file\.bin\.part': No such file or directory"):
+            fetch(target.parent / "gone" / target.name, server)
+    assert server.seen == [None]

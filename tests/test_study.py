@@ -53,7 +53,7 @@ def run(setup: Setup, die_after: int | None = None) -> int:
         while (assignment := call(study.next)) is not None:
             number, recipe = assignment["number"], assignment["recipe"]
             begin = study.begin(number)
-            epoch, go_on = begin["epochs"], begin["go_on"]
+            epoch, go_on = len(begin["values"]), begin["go_on"]
             while go_on and epoch < 9:
                 go_on = call(study.report, number, epoch, [curve(recipe, epoch)], {"seconds": 1.0})
                 epoch += 1
@@ -112,7 +112,7 @@ def test_repeated_epochs_hear_the_same_answers(tmp_path):
                 break
         assert [study.report(number, e, [1.0], {"seconds": 1.0}) for e in range(len(answers))] == answers
         begin = study.begin(number)
-        assert (begin["epochs"], begin["go_on"], begin["finished"]) == (len(answers), answers[-1], False)
+        assert (len(begin["values"]), begin["go_on"], begin["finished"]) == (len(answers), answers[-1], False)
         study.prune(number, {})
         assert study.begin(number)["finished"]
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,8 +18,8 @@ import torch.multiprocessing as mp
 from pyarrow import fs
 from torch import nn
 
-from mollify_core import checkpoint, networks
-from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from mollify_core import checkpoint, distortions, networks, rng, schedule
+from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.recipe import Recipe
 from mollify_core.targets import Normalise, prepare
 from mollify_core.train import main as train_main
@@ -93,6 +99,82 @@ def test_resumes_bit_equal(variant, digits, tmp_path):
     assert whole.final()[0] == second.final()[0]
 
 
+def stop_after(steps: int) -> Callable[[], bool]:
+    calls = itertools.count(1)
+    return lambda: next(calls) >= steps
+
+
+def less_timing(metrics: dict) -> dict:
+    return {k: v for k, v in metrics.items() if k not in ("seconds", "images_per_second")}
+
+
+STOPPED = {
+    **{name: VARIANTS[name] for name in ("paper", "ragged", "repeat", "matching", "adamw", "ema")},
+    "dropout": {"network": "allconvnet10", "train_fraction": 0.05},
+    "dropout of channels": {"network": "googlenet", "train_fraction": 0.03},
+}
+
+
+@pytest.mark.parametrize("variant", STOPPED)
+def test_stopped_in_mid_epoch_it_resumes_bit_equal(variant, digits, tmp_path):
+    recipe = SMALL.with_({"epochs": 2, **STOPPED[variant]})
+    data = training_data(recipe, digits)
+    whole = Training(recipe, data)
+    report = whole.run_epoch().metrics
+
+    state = None
+    for steps in (1, 1):  # stopped twice, so that a resumed epoch is stopped too
+        torch.rand(7)
+        part = Training(recipe, data, state=state)
+        with pytest.raises(Preempted):
+            part.run_epoch(stop_after(steps))
+        path = checkpoint.save(fs.LocalFileSystem(), str(tmp_path), part.state())
+        state = checkpoint.load(fs.LocalFileSystem(), path)
+    assert path.endswith("epoch-0000-step-000002")
+    last = Training(recipe, data, state=state)
+    resumed = last.run_epoch(lambda: False).metrics
+    assert same(whole.network.state_dict(), last.network.state_dict())
+    assert less_timing(resumed) == less_timing(report)
+    assert last.state().progress is None
+
+
+def test_asked_at_the_last_step_only_validation_is_left(digits):
+    data = training_data(SMALL, digits)
+    whole, part = Training(SMALL, data), Training(SMALL, data)
+    expected = whole.run_epoch().metrics
+    steps = -(-data.fit_total // 32)
+    with pytest.raises(Preempted):
+        part.run_epoch(stop_after(steps))
+    assert part.state().step == steps
+    assert less_timing(part.run_epoch().metrics) == less_timing(expected)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("changes", [{}, {"augment": ("mixup",), "clip_norm": 0.5}, {"arm": "matching", "repeat": 2}])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(accumulate, changes, digits, monkeypatch):
+    monkeypatch.setattr(networks, "build", _build)
+    recipe = SMALL.with_({"precision": "float32", "batch_size": 48, **changes})
+    data = training_data(recipe, digits)
+    whole, parts = Training(recipe, data), Training(recipe, data, accumulate=accumulate)
+    seen: dict[Training, list] = {whole: [], parts: []}
+    for training, inputs in seen.items():
+        training.network.register_forward_pre_hook(lambda _, x, inputs=inputs: inputs.append(x[0].clone()))
+    for training in seen:
+        training._step(0, torch.arange(48 // recipe.mollify.repeat), 48 // recipe.mollify.repeat, 1.0)
+    assert [len(x) for x in seen[parts]] == [48 // accumulate] * accumulate
+    assert torch.equal(torch.cat(seen[parts]), seen[whole][0])
+    for name, p in whole.network.named_parameters():
+        torch.testing.assert_close(parts.network.get_parameter(name).grad, p.grad, rtol=1e-4, atol=1e-6)
+    reports = [t.run_epoch().metrics for t in seen]
+    assert reports[1]["train_loss"] == pytest.approx(reports[0]["train_loss"], rel=1e-3)
+    assert reports[1]["corrupted_nll"] == pytest.approx(reports[0]["corrupted_nll"], rel=1e-2)
+
+
+def test_accumulate_is_checked(digits):
+    with pytest.raises(ConfigError, match="`accumulate` to be at least 1, but got 0"):
+        Training(SMALL, training_data(SMALL, digits), accumulate=0)
+
+
 def test_learns_and_reports(digits):
     recipe = SMALL.with_(train_fraction=1.0, validation_fraction=0.1, epochs=3, p_clean=1.0)
     training = Training(recipe, training_data(recipe, digits))
@@ -151,6 +233,25 @@ def test_not_finite_is_told_with_its_place(digits):
         list(Training(recipe, training_data(recipe, digits)).run())
     assert error.value.epoch == 0
     assert error.value.step >= 1
+    times = error.value.times
+    assert 0 < len(times) <= 32
+    assert f"(t from {min(times):.3g} to {max(times):.3g})" in str(error.value)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.epoch, again.step, again.times) == (str(error.value), 0, error.value.step, times)
+
+
+def test_the_times_that_are_told_are_those_that_were_drawn(digits):
+    key = (SMALL.seed, 0, 5, 0)
+    mollified = Training(SMALL, training_data(SMALL, digits))
+    drawn = schedule.draw(32, 32, SMALL.mollify, rng.generator(*key, "mollify"))
+    t = torch.tensor(mollified._times(5, 32))
+    assert torch.equal(schedule.noise_level(t[: len(drawn.noise)], SMALL.mollify.max_noise), drawn.noise)
+    assert torch.equal(schedule.blur_scale(t[drawn.start :], SMALL.mollify.min_blur, 32), drawn.blur)
+    matched = SMALL.with_(arm="matching", repeat=2)
+    d = distortions.draw(32, rng.generator(*key, "distort"), p_clean=matched.matching.p_undistorted).d
+    assert Training(matched, training_data(matched, digits))._times(5, 16) == d.tolist()
+    plain = SMALL.with_(p_clean=1.0)
+    assert Training(plain, training_data(plain, digits))._times(5, 32) == []
 
 
 def test_learning_rate_is_the_papers_cosine():
@@ -279,6 +380,49 @@ def test_two_workers_equal_one(batch_size, digits, tmp_path):
         assert first["metrics"]["corrupted_nll"] == pytest.approx(one["metrics"]["corrupted_nll"], rel=1e-4)
 
 
+def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, rows: np.ndarray, out: str, stop: int | None) -> None:
+    """Trains an epoch on two workers; worker 1 is told to stop after so many steps, and both go on from the file."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29514"}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    share = data.fit.select(list(range(rank, len(rows), 2)))
+    shard = TrainingData(share, len(rows), data.validation, data.classes, data.mean, data.std, data.fingerprint)
+    worker = Worker(rank, 2)
+    training = Training(recipe, shard, worker, accumulate=2)
+    if stop is not None:
+        with pytest.raises(Preempted):
+            training.run_epoch(stop_after(stop) if rank == 1 else lambda: False)
+        if rank == 0:
+            checkpoint.save(fs.LocalFileSystem(), out, training.state())
+        dist.barrier()
+        state = checkpoint.load_newest(fs.LocalFileSystem(), out)
+        training = Training(recipe, shard, worker, state, accumulate=2)
+    metrics = training.run_epoch().metrics
+    torch.save({"state": training.network.state_dict(), "metrics": metrics}, f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
+    """Batches in two parts each, gradients exchanged after the second."""
+    recipe = SMALL.with_(batch_size=8, train_fraction=0.2, precision="float32")
+    data = training_data(recipe, digits)
+    rows = np.arange(129)
+    context = mp.get_context("fork")
+    for stop, out in ((None, tmp_path / "whole"), (2, tmp_path / "stopped")):
+        out.mkdir()
+        args = (recipe, data, rows, str(out), stop)
+        processes = [context.Process(target=_stop_rank, args=(rank, *args)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "stopped")) == [(0, 11)]  # asked every tenth step
+    whole, stopped = (torch.load(tmp_path / n / "0.pt", weights_only=False) for n in ("whole", "stopped"))
+    assert same(whole["state"], stopped["state"])
+    assert less_timing(whole["metrics"]) == pytest.approx(less_timing(stopped["metrics"]))
+
+
 def test_batch_must_divide_among_workers(digits):
     data = training_data(SMALL, digits)
     with pytest.raises(ConfigError, match="multiple of the 3 workers, but got 32"):
@@ -300,6 +444,30 @@ def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
     assert "Set aside the checkpoint of epoch 3" in again
     assert "epoch 2/3" not in again
     assert whole.splitlines()[-10:] == again.splitlines()[-10:]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_train_command_is_stopped_between_two_steps(signum, code, digits, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(SMALL.to_json())
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+    def notice() -> None:
+        while not (tmp_path / "a/checkpoints/epoch-0001/manifest.json").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signum)
+
+    thread = threading.Thread(target=notice)
+    thread.start()
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == code
+    thread.join()
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "a/checkpoints"))[-1] >= (1, 0)
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    resumed = capsys.readouterr().out
+    assert train_main([str(path), "--out", str(tmp_path / "b"), "--threads", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-10:] == resumed.splitlines()[-10:]
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 @pytest.mark.parametrize(

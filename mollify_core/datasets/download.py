@@ -18,6 +18,8 @@ from mollify_core.errors import ChecksumError, DataError, StorageError
 Progress = Callable[[int, int | None], None]
 """Called with the bytes done so far and the bytes in total (None when the server does not say)."""
 
+_LONGEST_WAIT = 60  # seconds that a busy server may ask for
+
 
 def download(
     urls: Sequence[str],
@@ -86,17 +88,25 @@ def file_md5(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Progress | None]:
+def progress_bar(title: str, unit: str = "bytes") -> Iterator[Progress | None]:
     """A progress callback that draws a bar on standard error; None when that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    amount = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -107,6 +117,7 @@ def _fetch(
     """Completes `part` from `url`, with retries; returns why that failed, or None."""
     furthest, failed = _size(part), 0
     while True:
+        asked_to_wait = 0
         try:
             _fetch_once(url, part, progress, timeout)
             return None
@@ -118,6 +129,8 @@ def _fetch(
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in (408, 429):
                 return reason
+            if error.headers.get("Retry-After", "").isdigit():
+                asked_to_wait = min(int(error.headers["Retry-After"]), _LONGEST_WAIT)
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)  # urllib wraps the socket's error
             reason = " ".join(str(getattr(cause, "strerror", None) or cause).split()) or type(cause).__name__
@@ -125,7 +138,7 @@ def _fetch(
         furthest = max(furthest, _size(part))
         if failed >= attempts:
             return reason
-        time.sleep(backoff * 2 ** (failed - 1))
+        time.sleep(max(backoff * 2 ** (failed - 1), asked_to_wait))
 
 
 def _fetch_once(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
@@ -145,17 +158,27 @@ def _fetch_once(url: str, part: Path, progress: Progress | None, timeout: float)
             done = 0
             if response.headers.get("Content-Length", "").isdigit():
                 total = int(response.headers["Content-Length"])
-        with open(part, "ab" if done else "wb") as file:
+        with _writing(part):
+            file = open(part, "ab" if done else "wb", buffering=0)  # noqa: SIM115
+        with file:
             while block := response.read(1 << 16):
-                try:
-                    file.write(block)
-                except OSError as error:  # not the network's fault, so no other attempt can help
-                    raise StorageError(f"Cannot write {str(part)!r}: {error.strerror or error}") from None
+                with _writing(part):
+                    rest = memoryview(block)
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 done += len(block)
                 if progress is not None:
                     progress(done, total)
     if total is not None and done < total:
         raise http.client.HTTPException(f"connection closed after {done} of {total} bytes")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # not the network's fault, so no other attempt can help
+        raise StorageError(f"Cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
 def _size(path: Path) -> int:

@@ -63,8 +63,13 @@ class Prepared:
 
     @property
     def verified(self) -> bool:
-        """Whether every source file was the official one."""
+        """Whether the files are what they are said to be: the official ones, or a folder of one's own."""
         return self.manifest["verified"]
+
+    @property
+    def official(self) -> bool:
+        """Whether there are official files, and these are they."""
+        return self.verified and bool(self.spec.checksums)
 
     @property
     def fingerprint(self) -> str:

