@@ -5,8 +5,10 @@ from the same streams, in the order that each corruption's function states or ha
 """
 
 import colorsys
+import importlib.util
 import io
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +324,16 @@ def test_frost_lays_a_part_of_a_photograph_over(severity: int, side: int, channe
         part = np.rint(texture[:, top : top + side, left : left + side])
         expected.append(np.floor(np.clip(keep * image.astype(float) + add * part, 0, 255)))
     agree(corrupt(images, "frost", severity, frost_dir=photographs), np.array(expected), 0.01)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imagecorruptions") is None, reason="needs the extra `corruptions`")
+def test_the_packages_photographs_are_found_without_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOLLIFY_FROST_DIR", raising=False)
+    before = set(sys.modules)
+    for side in SIDES:
+        images = torch.zeros(50, 3, side, side, dtype=torch.uint8)
+        assert corrupt(images, "frost", 5).float().mean() > 20
+    assert not any(name.startswith("imagecorruptions") for name in set(sys.modules) - before)
 
 
 @pytest.mark.parametrize("side", SIDES)

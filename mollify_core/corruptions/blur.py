@@ -11,7 +11,6 @@ import itertools
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from mollify_core.corruptions import draws, linear
@@ -131,14 +130,12 @@ def _shuffle(n: int, height: int, width: int, reach: int, passes: int, generator
 
 @functools.lru_cache(maxsize=16)
 def _defocus(height: int, width: int, radius: float, alias_blur: float) -> Matrices:
-    reach = int(radius) + 1
-    offsets = np.arange(-reach, reach + 1)
-    disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.float64)
-    edge = np.exp(-0.5 * (np.arange(-1, 2) / alias_blur) ** 2)
-    edge /= edge.sum()
-    return linear.convolution(
-        ndimage.correlate(disk / disk.sum(), np.outer(edge, edge), mode="constant"), height, width
-    )
+    offsets = np.arange(-int(radius) - 1, int(radius) + 2)
+    disk = offsets[:, None] ** 2 + offsets**2 <= radius**2
+    near = np.abs(offsets[:, None] - offsets)
+    soften = np.exp(-0.5 * (near / alias_blur) ** 2) * (near <= 1)
+    kernel = soften @ disk @ soften
+    return linear.convolution(kernel / kernel.sum(), height, width)
 
 
 @functools.lru_cache(maxsize=16)
