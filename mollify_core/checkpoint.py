@@ -31,6 +31,7 @@ from mollify_core.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_FILES = {"model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"}
 _NAME = re.compile(r"^epoch-(\d{4,})(?:-step-(\d{6,}))?$")
 
 
@@ -113,8 +114,11 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
         manifest = json.loads(read(MANIFEST))
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"Expected a checkpoint of format {FORMAT}, but got {manifest['format']!r}")
+        names = manifest["files"].keys()
+        if names not in (_FILES, _FILES - {"average.safetensors"}):  # the first ones had no average
+            raise CheckpointError(f"Expected the manifest to name {', '.join(sorted(_FILES))}, but got {sorted(names)}")
         files = {}
-        for file in ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"):
+        for file in sorted(names):
             files[file] = data = read(file)
             digest = hashlib.sha256(data).hexdigest()
             if digest != manifest["files"][file]["sha256"]:
@@ -129,7 +133,8 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
         for key, value in entries.items():
             index, _, field = key.partition(".")
             optimizer.setdefault(int(index), {})[field] = value
-        model, average = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("model", "average"))
+        model = safetensors.torch.load(files["model.safetensors"])
+        average = safetensors.torch.load(files["average.safetensors"]) if "average.safetensors" in files else {}
         progress = Progress(**state["progress"]) if state.get("progress") else None  # older ones are of whole epochs
         return Checkpoint(state["epoch"], model, optimizer, state["meta"], average, progress)
     except CheckpointError:

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ class Sweep:
         seconds: estimated training time of one full trial, or None.
         checkpoint_bytes: what one trial keeps.
         fit, validation: number of images.
+        argv: the command line, without a password.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Sweep:
     checkpoint_bytes: int
     fit: int
     validation: int
+    argv: tuple[str, ...]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,7 +125,7 @@ def settle(args: argparse.Namespace) -> Sweep:
     objectives = check_objectives(tuple(o.strip() for o in args.objective.split(",") if o.strip()))
     _check_search(args, searched, trials, objectives)
     placement = plan.place(
-        _nodes(args.address),
+        _nodes(args),
         workers=args.workers_per_trial,
         cpus=args.cpus_per_worker,
         gpus=args.gpus_per_worker,
@@ -176,8 +179,21 @@ def settle(args: argparse.Namespace) -> Sweep:
     setup = Setup(url, name, sweep, base, searched, references, trials, args.grid_points, args.max_failures)
     sample = images.select(np.resize(fit, base.optim.batch_size))
     seconds = plan.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
+    secret = args.study_url
+    argv = tuple(word.replace(secret, hide_password(secret)) if secret else word for word in args.argv)
     return Sweep(
-        name, prepared, base, store, local, setup, placement, seconds, checkpoint_bytes, len(fit), len(validation)
+        name,
+        prepared,
+        base,
+        store,
+        local,
+        setup,
+        placement,
+        seconds,
+        checkpoint_bytes,
+        len(fit),
+        len(validation),
+        argv,
     )
 
 
@@ -233,16 +249,20 @@ def _check_search(args: argparse.Namespace, searched: space.Space, trials: int, 
         raise ConfigError(f"Expected at least two ranges for --sampler cmaes, but got {len(numeric)}")
 
 
-def _nodes(address: str | None) -> list[plan.Node]:
-    """The machines that trials may run on: this one, or a running cluster's."""
-    if address is None:
+def _nodes(args: argparse.Namespace) -> list[plan.Node]:
+    """The machines that trials may run on: this one, or a running cluster's and those that it may still start."""
+    if args.address is None:
         import joblib
         import torch
 
         return [plan.Node(joblib.cpu_count(), torch.cuda.device_count())]
     from sweeps.engine import cluster_nodes
 
-    return cluster_nodes(address)
+    nodes = cluster_nodes(args.address)
+    if args.max_concurrent and args.max_concurrent > 0:  # the autoscaler starts machines when trials wait for them
+        coming = args.max_concurrent * max(args.workers_per_trial, 1)
+        nodes += [plan.Node(args.cpus_per_worker, args.gpus_per_worker or 0)] * coming
+    return nodes
 
 
 def _default_name(base: Recipe, identity: dict[str, Any]) -> str:
@@ -318,10 +338,10 @@ def _claimed(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
+            owner = " on ".join(file.read().split()) or "unknown"
             raise ConfigError(f"This sweep is being run already, by process {owner}") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         yield
 

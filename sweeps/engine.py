@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -77,7 +78,7 @@ def connect(address: str | None) -> None:
     try:
         ray.init(**options)
         signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process at once
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises plain ones too, as when this machine is too busy to start it
         what = "start Ray on this machine" if address is None else f"connect to a Ray cluster at {address!r}"
         raise ConfigError(f"Cannot {what}: {first_line(error)}") from None
 
@@ -202,7 +203,13 @@ class Run:
             feed=info,
             provenance={k: description[k] for k in ("versions", "commit", "verified")},
         )
-        sweep.store.write("sweep.json", (json.dumps(description, indent=2) + "\n").encode())
+        started = {
+            "command": sweep.argv,
+            "cwd": os.getcwd(),
+            "host": socket.gethostname(),
+            "trials": sweep.setup.trials,
+        }
+        sweep.store.write("sweep.json", (json.dumps({**description, **started}, indent=2) + "\n").encode())
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._tune, args=(sweep, setup, shards), daemon=True)
         self._thread.start()

@@ -78,13 +78,13 @@ def _at(store: Store, label: str | None, warn: Callable[[str], None]) -> Iterato
     if store.read(checkpoint.MANIFEST) is not None:
         yield _model(store, label or f"{_parent(store.root)}-{own}")
         return
-    for folder in (store / "checkpoints", store):
-        epochs = checkpoint.epochs(folder.fs, folder.root)
-        if epochs:
-            yield _newest(folder, epochs, label or own, warn)
-            return
     sweep = store.read("sweep.json")
     if sweep is None:
+        for folder in (store / "checkpoints", store):
+            epochs = checkpoint.epochs(folder.fs, folder.root)
+            if epochs:
+                yield _newest(folder, epochs, label or own, warn)
+                return
         raise ConfigError(f"Expected a checkpoint, a folder with checkpoints or a sweep, but {store.uri!r} is none")
     found = _compared(store, sweep)
     if not found:

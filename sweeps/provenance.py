@@ -7,11 +7,13 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mollify_core import compiled
+
 PACKAGES = ("mollify", "torch", "ray", "optuna", "numpy", "pyarrow")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter."""
+    """Versions of Python and of the packages that matter, and what compiles kernels."""
 
     def of(package: str) -> str:
         try:
@@ -19,7 +21,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a checkout that is not installed
             return "source"
 
-    return {"python": platform.python_version(), **{name: of(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: of(name) for name in PACKAGES},
+        "kernels": compiled.describe(),
+    }
 
 
 def commit() -> str | None:
