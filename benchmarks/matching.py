@@ -3,16 +3,17 @@
     uv run python benchmarks/matching.py
 
 "pipeline" goes from uint8 images to normalised, distorted ones and their labels. Found on one core of an AMD EPYC
-(AVX-512, shared with other work), torch 2.15, torchvision 0.29, CPU time, medians of 7 interleaved rounds with the
-range of their ratios, and memory kept by the allocator as in the workers of a sweep (MALLOC_TRIM_THRESHOLD_ and
-MALLOC_MMAP_THRESHOLD_ of 2^30):
+(AVX-512, shared with other work, load 10 to 15), torch 2.15, torchvision 0.29, numba 0.68.1, CPU time, medians of
+7 interleaved rounds with the range of their ratios, and memory kept by the allocator as in the workers of a sweep
+(MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 2^30):
 
-    pipeline, batch 128   4.7 ms against 201 ms:  45x (34 to 59)
-    diffusion, batch 128  1.6 ms against 5.1 ms:   3x (3 to 3), nine tenths of ours is the generator's
-    blur, batch 128       1.3 ms against  99 ms:  78x (70 to 90)
-    dropout, batch 128    0.2 ms against 6.0 ms:  29x (27 to 32)
-    mosaic, batch 128     1.1 ms against 307 ms: 294x (174 to 388)
-    NMI, batch 512        7.4 ms against 109 ms:  15x (14 to 16)
+                          plain PyTorch                 compiled
+    pipeline, batch 128   4.4 ms,  41x (37 to 45)      2.4 ms,   75x (60 to 97)
+    diffusion, batch 128  1.7 ms,   3x (3 to 3)        as plain, nine tenths of it is the generator's
+    blur, batch 128       1.6 ms,  76x (68 to 85)      as plain
+    dropout, batch 128    0.2 ms,  27x (26 to 32)      as plain
+    mosaic, batch 128     1.1 ms, 234x (194 to 267)    0.2 ms, 1230x (1086 to 1287)
+    NMI, batch 512        8.9 ms,  13x (12 to 14)      1.4 ms,   75x (72 to 77)
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
-from benchmarks.timing import compare
+from benchmarks.augment import both_forms
+from mollify_core import compiled
 from mollify_core.distortions import KINDS, Distortions, distort, draw
 from mollify_core.matching import match
 from mollify_core.nmi import normalized_mutual_information
@@ -109,6 +111,7 @@ def pipeline(images: Tensor) -> tuple[Tensor, Tensor]:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    print(f"one CPU thread, torch {torch.__version__}, compiled: {compiled.describe()}")
     images = F.interpolate(torch.rand(512, 3, 8, 8), size=32, mode="bicubic").clamp(0, 1)
     images = (images + 0.02 * torch.randn_like(images)).clamp(0, 1).mul(255).byte()
     x, u = images.float() / 255, torch.rand(512)
@@ -117,19 +120,19 @@ def main() -> None:
     kinds = [kind for kind, count in zip(KINDS, drawn.counts, strict=True) for _ in range(count)]
     labels = torch.randint(CLASSES, (128,)).tolist()
     rows = images[:128]
-    result = compare(lambda: pipeline(rows), lambda: plain_pipeline(rows, labels, kinds, drawn.d.tolist()))
+    result = both_forms(lambda: pipeline(rows), lambda: plain_pipeline(rows, labels, kinds, drawn.d.tolist()))
     print(f"{'pipeline, batch 128':24}{result}")
 
     generator = torch.Generator().manual_seed(0)
     for kind in KINDS:
-        result = compare(
+        result = both_forms(
             lambda kind=kind: distort(x[:128], kind, u[:128], Distortions(), generator),
             lambda kind=kind: [PLAIN[kind](image, d) for image, d in zip(x[:128], u[:128].tolist(), strict=True)],
         )
         print(f"{kind + ', batch 128':24}{result}")
 
     y = distort(x, torch.arange(512) % 4, u, Distortions(), generator)
-    result = compare(
+    result = both_forms(
         lambda: normalized_mutual_information(x, y), lambda: [nmi(a, b) for a, b in zip(x, y, strict=True)]
     )
     print(f"{'NMI, batch 512':24}{result}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mollify_core import compiled
 from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.schedule import beta_times
 
@@ -239,6 +240,10 @@ def mosaic(x: Tensor, d: Tensor, power: float = 2.0) -> Tensor:
     height, width = x.shape[2:]
     side = max(height, width)
     block = (side * (d.double() + 0.001).pow(power)).long().clamp_(1, side).to(x.device, non_blocking=True)
+    if x.dtype == torch.float32 and compiled.takes(x, block):
+        from mollify_core.compiled import mosaic as kernel
+
+        return kernel.mosaic(x, block)
     rows = _averages(height, x.device).index_select(0, block.clamp(max=height))
     columns = rows if width == height else _averages(width, x.device).index_select(0, block.clamp(max=width))
     return _separable(x, rows, columns)

@@ -6,11 +6,13 @@ Results equal those of torchvision's `transforms.v2.functional` image by image.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from mollify_core import compiled
 from mollify_core.augment import affine
 
 
@@ -124,6 +126,9 @@ def apply_operations(
         magnitude: (batch,) float64 on the CPU, ignored by operations that have none.
         resample: `affine.nearest` or `affine.bilinear`, for the geometric operations.
     """
+    usual = images.shape[1] in (1, 3) and magnitude.dtype == torch.float64
+    if usual and compilable(images, operation, magnitude) and _fuses():
+        return _operate(images, operation, magnitude, resample)
     group = (operation - len(GEOMETRIC) + 1).clamp(min=0)  # 0 for all that are geometric
     order = group.argsort()
     counts = group.bincount(minlength=1 + len(_TONAL)).tolist()
@@ -138,6 +143,35 @@ def apply_operations(
         if len(row):
             done.append(function(row, strength))
     return torch.cat(done).index_select(0, back)
+
+
+def _operate(
+    images: Tensor, operation: Tensor, magnitude: Tensor, resample: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """`apply_operations` by a kernel, which resamples itself only where the nearest neighbour is asked for."""
+    from mollify_core.compiled import augment as kernel
+
+    maps = inverse_maps(operation, magnitude, *images.shape[2:])
+    if resample is affine.nearest:
+        return kernel.operate(images, operation, magnitude, maps)
+    geometric = operation < len(GEOMETRIC)
+    result = kernel.operate(images, operation.where(~geometric, CODE["Identity"]), magnitude, maps)
+    rows = geometric.nonzero().squeeze(1)
+    return result.index_copy_(0, rows, resample(images[rows], maps[rows]))
+
+
+def compilable(images: Tensor, *per_row: Tensor) -> bool:
+    """Whether kernels may do this, see `mollify_core.compiled.takes`; float32 must hold sums over pixels exactly."""
+    exact = 255 * images.shape[2] * images.shape[3] < 1 << 24
+    return exact and images.dtype == torch.uint8 and compiled.takes(images, *per_row)
+
+
+@functools.cache
+def _fuses() -> bool:
+    """Whether torch rounds a * b + c once on this processor, as the compiled operations do."""
+    a = torch.full((67,), 1 + 2.0**-12)  # its square is 1 + 2^-11 + 2^-24, without the last bit as float32
+    c = torch.full((67,), -1 - 2.0**-11)
+    return bool((torch.addcmul(c, a, a) > 0).all() and (torch.add(c, a, alpha=1 + 2.0**-12) > 0).all())
 
 
 def _per_row(values: Tensor) -> Tensor:

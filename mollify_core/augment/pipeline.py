@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mollify_core.augment import policies
-from mollify_core.augment.affine import MAX_ANGLE, rotate
+from mollify_core.augment.affine import MAX_ANGLE, rotate, rotation
 from mollify_core.augment.augmix import Mixture, apply_augmix, draw_augmix
 from mollify_core.augment.geometry import CROP_PADDING, crop, flip
 from mollify_core.augment.names import POLICIES, canonical
+from mollify_core.augment.operations import compilable
 from mollify_core.augment.policies import Steps, apply_steps
 from mollify_core.augment.resize import draw_boxes, resized_crop
 from mollify_core.errors import ConfigError, DataError
@@ -93,23 +94,35 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
         )
     if drawn.policy is not None and images.shape[1] not in (1, 3):
         raise ConfigError(f"Expected images of 1 or 3 channels for {', '.join(POLICIES)}, but got {images.shape[1]}")
-    mirrored, corner, angle, box = (
-        None if value is None else value.to(images.device, non_blocking=True)
-        for value in (drawn.mirrored, drawn.corner, drawn.angle, drawn.box)
-    )
-    if corner is not None:
-        images = crop(images, corner[0], corner[1], mirrored=mirrored)
-    elif mirrored is not None:
-        images = flip(images, mirrored)
-    if angle is not None:
-        images = rotate(images, angle)
-    if box is not None:
-        images = resized_crop(images, box)
+    images = _move(images, drawn)
+    if drawn.box is not None:
+        images = resized_crop(images, drawn.box.to(images.device, non_blocking=True))
     if isinstance(drawn.policy, Steps):
         images = apply_steps(images, drawn.policy)
     elif isinstance(drawn.policy, Mixture):
         images = apply_augmix(images, drawn.policy)
     return images
+
+
+def _move(images: Tensor, drawn: Draw) -> Tensor:
+    """Flip, crop and rotation."""
+    mirrored, corner, angle = (
+        None if value is None else value.to(images.device, non_blocking=True)
+        for value in (drawn.mirrored, drawn.corner, drawn.angle)
+    )
+    asked = [value for value in (mirrored, None if corner is None else corner.T, angle) if value is not None]
+    if asked and compilable(images, *asked):
+        from mollify_core.compiled import augment as kernel
+
+        still = torch.zeros(len(images), 2, dtype=torch.int64)
+        offset = still if corner is None else corner.T - CROP_PADDING
+        inverse = rotation(still[:, 0].double() if angle is None else angle)
+        return kernel.move(images, offset, still[:, 0].bool() if mirrored is None else mirrored, inverse)
+    if corner is not None:
+        images = crop(images, corner[0], corner[1], mirrored=mirrored)
+    elif mirrored is not None:
+        images = flip(images, mirrored)
+    return images if angle is None else rotate(images, angle)
 
 
 def augment(images: Tensor, names: Iterable[str], generator: torch.Generator) -> Tensor:
