@@ -200,9 +200,10 @@ class SweepStudy:
         else:
             trial = self._trials[number]
             if self._single:
-                trial.report(values[0], epoch)
-                frozen = self._frozen_trial(number)
-                values = [frozen.intermediate_values[epoch]]  # the first one counts, should it have been told twice
+                if epoch not in frozen.intermediate_values:  # else a kill came between value and answer
+                    trial.report(values[0], epoch)
+                    frozen = self._frozen_trial(number)
+                values = [frozen.intermediate_values[epoch]]
             before = known[-1].get("rungs", pruning.rungs(frozen)) if known else 0
             go_on = not self._should_prune(frozen, epoch, before) or went_on
             answer = {"values": values, "seconds": metrics["seconds"], "go_on": go_on}
@@ -342,13 +343,17 @@ class SweepStudy:
     def _reopen(self, number: int) -> optuna.Trial:
         """The trial object of a trial that a dead driver left RUNNING, with the parameters that it has."""
         frozen = self._frozen_trial(number)
-        settled = "recipe" in frozen.user_attrs
+        if "recipe" not in frozen.user_attrs:
+            # A sampler's draws depend on how many came before: all are drawn again. Those that are stored stay.
+            self._study.sampler = self._sampler(number)
+            trial = optuna.Trial(self._study, frozen._trial_id)
+            trial._cached_frozen_trial.params.clear()
+            trial._cached_frozen_trial.distributions.clear()
+            for name, distribution in self._setup.space.searched.items():
+                trial._suggest(name, distribution)
         # Building a Trial makes the sampler think; one that has all its parameters must not disturb a sampler's state.
-        self._study.sampler = optuna.samplers.RandomSampler() if settled else self._sampler(number)
-        trial = optuna.Trial(self._study, frozen._trial_id)
-        for name, distribution in self._setup.space.searched.items():
-            trial._suggest(name, distribution)
-        return trial
+        self._study.sampler = optuna.samplers.RandomSampler()
+        return optuna.Trial(self._study, frozen._trial_id)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler whose draws depend on (seed, trial number) and the study only: a restart changes nothing."""

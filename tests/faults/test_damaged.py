@@ -1,0 +1,164 @@
+"""Files damaged, torn or behind: found, said once, and never trusted."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from harness import SHORT, Sweep, in_trial
+from pyarrow import fs
+
+from mollify_core import checkpoint
+
+LOCAL = fs.LocalFileSystem()
+Make = Callable[..., Sweep]
+slow = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+
+def state(epoch: int) -> checkpoint.Checkpoint:
+    g = torch.Generator().manual_seed(epoch)
+    model = {"conv": torch.randn(4, 3, 3, 3, generator=g), "count": torch.tensor(epoch)}
+    momentum = {0: {"momentum_buffer": torch.randn(4, 3, 3, 3, generator=g), "step": epoch}}
+    return checkpoint.Checkpoint(
+        epoch, model, momentum, {"recipe": {"seed": 0}, "fingerprint": "f"}, {"a": model["conv"]}
+    )
+
+
+def test_a_thousand_random_flips_of_the_newest_checkpoint(tmp_path):
+    """Set-up: a folder with two checkpoints; one random bit of the newer one is flipped, or a file of it is cut.
+
+    900 flips anywhere in its bytes and 100 truncations, one at a time. Minimum time: 2 s.
+
+    1. Every one of them is detected, whichever file it hits.
+    2. The checkpoint before is loaded.
+    3. The damaged one is set aside, and said once: the next look is silent.
+    """
+    for epoch in (6, 7):
+        checkpoint.save(LOCAL, str(tmp_path), state(epoch))
+    rand = random.Random(0)
+    newest, aside = tmp_path / "epoch-0007", tmp_path / "bad-epoch-0007"
+    files = {path.name: path.read_bytes() for path in newest.iterdir()}
+    for number in range(1000):
+        (name,) = rand.choices(list(files), [len(data) for data in files.values()])
+        data = bytearray(files[name])
+        place = rand.randrange(len(data))
+        if number % 10:
+            data[place] ^= 1 << rand.randrange(8)
+        else:
+            del data[place:]
+        (newest / name).write_bytes(data)
+        what = f"{name}, byte {place} of {len(files[name])}"
+        warnings: list[str] = []
+        for _ in range(2):
+            loaded = checkpoint.load_newest(LOCAL, str(tmp_path), warnings.append)
+            assert loaded is not None
+            assert loaded.epoch == 6, what
+            assert torch.equal(loaded.model["conv"], state(6).model["conv"])
+        (warning,) = warnings
+        assert warning.startswith("Set aside the checkpoint of epoch 7")
+        assert not newest.exists()
+        assert (aside / name).read_bytes() == data
+        aside.rename(newest)
+        (newest / name).write_bytes(files[name])
+
+
+def hurt(path: Path, rand: random.Random, *, cut: bool) -> None:
+    data = bytearray(path.read_bytes())
+    place = rand.randrange(len(data))
+    if cut:
+        del data[place:]
+    else:
+        data[place] ^= 1 << rand.randrange(8)
+    path.write_bytes(data)
+
+
+class TestInASweep:
+    pytestmark = slow
+
+    def test_torn_files_of_a_killed_sweep(self, sweep: Make, unbroken: Make):
+        """Set-up: a sweep is killed by SIGKILL in two trials.
+
+        The first time, a bit of the trial's newest checkpoint is flipped and the last line of its metrics.jsonl is half
+        written; the second time, the newest checkpoint is cut and a line of metrics.jsonl is not JSON. Minimum time:
+        1 min 15 s.
+
+        1. The same command continues from the checkpoint before; the damaged one is set aside, and said once.
+        2. The result equals that of an unbroken sweep, bit for bit.
+        3. The checker finds nothing: every epoch stands in metrics.jsonl once and in order.
+        """
+        rand = random.Random(1)
+        one = sweep(*SHORT)
+        for number, cut in ((0, False), (1, True)):
+            one.start().wait(in_trial(number, epochs=3))
+            one.kill()
+            (live,) = [n for n, (s, _) in one.progress().items() if s == "RUNNING"]
+            epoch = one.newest(live)
+            folder = one.local / f"trials/{live:05d}"
+            hurt(folder / f"checkpoints/{checkpoint.name(epoch)}/model.safetensors", rand, cut=cut)
+            metrics = folder / "metrics.jsonl"
+            lines = metrics.read_bytes().splitlines(True)
+            metrics.write_bytes(b"".join([*lines[:-1], b"\xff{]\n" if cut else lines[-1][: len(lines[-1]) // 2]]))
+        one.start().finish()
+        assert one.said("Set aside the checkpoint of epoch") == 2
+        assert len(list(one.local.glob("trials/*/checkpoints/bad-*"))) == 2
+        assert one.told() == unbroken(*SHORT).told()
+        one.sound()
+
+    def test_a_study_that_is_behind_its_trials(self, sweep: Make, unbroken: Make):
+        """Set-up: a sweep is killed, and its study put back to what it was some epochs and a trial's end before.
+
+        That is what is left of it when a disk loses its last writes, or a backup is restored. Minimum time: 1 min.
+
+        1. The same command continues; what the study has forgotten is reported to it again, in order.
+        2. The result equals that of an unbroken sweep, bit for bit.
+        3. The checker finds nothing.
+        """
+        one = sweep(*SHORT).start()
+        one.wait(in_trial(0, epochs=4))
+        os.kill(one.pids[0], 19)  # SIGSTOP: nobody writes while the file is copied
+        shutil.copy(one.study, one.folder / "old.sqlite")
+        os.kill(one.pids[0], 18)
+        one.wait(in_trial(1, epochs=3))
+        one.kill()
+        shutil.copy(one.folder / "old.sqlite", one.study)
+        one.start().finish()
+        assert one.told() == unbroken(*SHORT).told()
+        one.sound()
+
+    def test_the_clock_is_set(self, sweep: Make, unbroken: Make):
+        """Set-up: while a sweep runs, the clock jumps a day back for all its processes; then it is killed, and
+        continued a day ahead. Minimum time: 45 s.
+
+        A library between the processes and the C library shifts what they are told: the machine's own clock is left
+        alone.
+
+        1. The sweep goes on after the jump, and the same command continues it.
+        2. The result equals that of an unbroken sweep, bit for bit.
+        3. The checker finds nothing.
+        """
+        one = sweep(*SHORT)
+        library, flag = one.folder / "clock.so", one.folder / "shifted"
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("there is no C compiler on this machine to build the shifted clock with")
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+        clock = {"LD_PRELOAD": str(library), "CLOCK_FLAG": str(flag)}
+        one.start(CLOCK_OFFSET="-86400", **clock)
+        one.wait(in_trial(0, epochs=2))
+        flag.touch()
+        reported = one.epochs()
+        one.wait(lambda p: sum(e for _, e in p.values()) >= reported + 3)
+        one.kill()
+        one.start(CLOCK_OFFSET="86400", **clock).finish()
+        starts = [t.datetime_start for t in one.trials() if t.datetime_start]
+        assert max(starts) - min(starts) > one.trials()[0].duration  # the clock was shifted indeed
+        assert (max(starts) - min(starts)).days >= 1
+        assert one.told() == unbroken(*SHORT).told()
+        one.sound()

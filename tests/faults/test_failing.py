@@ -1,0 +1,85 @@
+"""Trials that fail by themselves: told with their reason, not tried again, and the sweep goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from harness import DIGITS, SHORT, Sweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+Make = Callable[..., Sweep]
+
+
+def test_a_loss_that_is_not_finite(sweep: Make):
+    """Set-up: a sweep whose base learning rate is 1e30, which the references train with and the searched trials not.
+
+    Minimum time: 30 s.
+
+    1. The references are told as FAIL (nan) with epoch, step and the times sampled there; the others end well.
+    2. They are not tried again: nothing is set up for them twice.
+    3. The checker finds nothing.
+    """
+    one = sweep(*SHORT, "--set", "lr=1e30").start()
+    one.finish()
+    trials = one.trials()
+    assert [t.state.name for t in trials[:2]] == ["FAIL", "FAIL"]
+    assert {t.state.name for t in trials[2:]} <= {"COMPLETE", "PRUNED"}
+    for trial in trials[:2]:
+        assert trial.user_attrs["failure"] == "nan"
+        message = trial.user_attrs["failure_message"]
+        assert re.search(r"epoch \d+, step \d+", message), message
+        assert re.search(r"times?\b", message), message
+        assert one.said(f"trial {trial.number} failed (nan)") == 1
+    one.sound()
+
+
+@pytest.fixture
+def broken(sweep: Make, tmp_path) -> Callable[..., Sweep]:
+    """A sweep with a mistake of its user's in it, which only some trials meet: 32 images cannot be repeated 5 times."""
+    space = tmp_path / "space.yaml"
+    space.write_text("repeat: [1, 5]\nmax_noise: [0.3, 0.6]\n")
+    return lambda *more: sweep(*DIGITS, "--epochs", "2", "--space", str(space), "--sampler", "grid", *more)
+
+
+def test_a_trial_that_breaks(broken):
+    """Set-up: a grid of four points, two of which cannot be trained. Minimum time: 30 s.
+
+    1. Each of the two is told as FAIL (bug); its traceback is in its folder; all others end well.
+    2. It is said once for each.
+    3. The checker finds nothing.
+    """
+    one = broken().start()
+    one.finish()
+    states = {t.number: t.state.name for t in one.trials()}
+    failed = [t for t in one.trials() if t.params["repeat"] == 5]
+    assert len(states) == 6
+    assert [t.number for t in failed] == [n for n, state in states.items() if state == "FAIL"]
+    assert len(failed) == 2
+    for trial in failed:
+        assert trial.user_attrs["failure"] == "bug"
+        text = (one.local / f"trials/{trial.number:05d}/error.txt").read_text()
+        assert "Traceback" in text
+        assert "ConfigError: Expected batch_size to be a multiple of" in text
+        assert one.said(f"trial {trial.number} failed (bug)") == 1
+    one.sound()
+
+
+def test_too_many_trials_that_break(broken):
+    """Set-up: the same, with --max-failures 1. Minimum time: 25 s.
+
+    1. The sweep ends after the first failure and says why; what was done is kept and reported.
+    2. The same command with a larger number goes on.
+    3. The checker finds nothing.
+    """
+    one = broken("--max-failures", "1").start()
+    one.finish()
+    assert one.said("too many trials failed by a bug") == 1
+    assert [t.state.name for t in one.trials()].count("FAIL") == 1
+    assert len([t for t in one.trials() if t.state.is_finished()]) < 6
+    one.sound()
+    one.start("--max-failures", "9").finish()
+    assert [t.state.name for t in one.trials()].count("FAIL") == 2
+    assert len([t for t in one.trials() if t.state.is_finished()]) == 6
+    one.sound()
