@@ -99,8 +99,12 @@ def to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
         "average.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in checkpoint.average.items()}),
         "state.json": json.dumps(state).encode(),
     }
-    manifest = {k: {"size": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-    return {**files, MANIFEST: json.dumps({"format": FORMAT, "files": manifest}).encode()}
+    return {**files, MANIFEST: _manifest(files)}
+
+
+def _manifest(files: dict[str, bytes]) -> bytes:
+    sizes = {k: {"size": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+    return json.dumps({"format": FORMAT, "files": sizes}).encode()
 
 
 def from_files(read: Callable[[str], bytes]) -> Checkpoint:
@@ -111,22 +115,24 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
         OSError: the storage failed; nothing is known about the checkpoint.
     """
     try:
-        manifest = json.loads(read(MANIFEST))
+        written = read(MANIFEST)
+        manifest = json.loads(written)
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"Expected a checkpoint of format {FORMAT}, but got {manifest['format']!r}")
         names = manifest["files"].keys()
         if names not in (_FILES, _FILES - {"average.safetensors"}):  # the first ones had no average
             raise CheckpointError(f"Expected the manifest to name {', '.join(sorted(_FILES))}, but got {sorted(names)}")
         files = {}
-        for file in sorted(names):
+        for file, expected in manifest["files"].items():
             files[file] = data = read(file)
             digest = hashlib.sha256(data).hexdigest()
-            if digest != manifest["files"][file]["sha256"]:
-                expected = manifest["files"][file]
+            if digest != expected["sha256"]:
                 raise CheckpointError(
                     f"Checkpoint file {file} is damaged: expected {expected['size']} bytes with sha256 "
                     f"{expected['sha256'][:12]}…, but got {len(data)} bytes with {digest[:12]}…"
                 )
+        if _manifest(files) != written:
+            raise CheckpointError("The checkpoint's manifest is damaged: it does not read as it was written")
         state = json.loads(files["state.json"])
         optimizer: dict[int, dict[str, Any]] = {}
         entries = {**state["optimizer"], **safetensors.torch.load(files["optimizer.safetensors"])}
@@ -139,7 +145,7 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
         return Checkpoint(state["epoch"], model, optimizer, state["meta"], average, progress)
     except CheckpointError:
         raise
-    except (FileNotFoundError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    except (FileNotFoundError, AttributeError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         # Any other OSError is the storage's fault, not the checkpoint's: it must not condemn a good one.
         raise CheckpointError(f"The checkpoint is incomplete or damaged: {error}") from error
 

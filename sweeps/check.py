@@ -275,7 +275,7 @@ class Check:
                 self._note(f"{path} is a draft that a killed process left")
 
     def _twice(self, told: dict[str, Any], trials: list[FrozenTrial]) -> None:
-        """Equal recipes: where parameters are drawn from ranges, only a trial that was run twice has them."""
+        """Equal recipes: of draws from ranges and of the points of a grid, only a trial that ran twice has them."""
         from optuna.distributions import FloatDistribution
 
         first: dict[str, FrozenTrial] = {}
@@ -285,8 +285,9 @@ class Check:
             other = first.setdefault(json.dumps(trial.user_attrs["recipe"], sort_keys=True), trial)
             if other is trial:
                 continue
-            drawn = any(isinstance(d, FloatDistribution) for d in trial.distributions.values())
-            drawn &= told["sampler"] in ("tpe", "random")  # the others may return to a corner of the space
+            ranges = any(isinstance(d, FloatDistribution) for d in trial.distributions.values())
+            # The others may come back to a corner of the space.
+            drawn = told["sampler"] == "grid" or (told["sampler"] in ("tpe", "random") and ranges)
             drawn &= "reference" not in {**trial.user_attrs, **other.user_attrs}
             how = "ran" if drawn else "was suggested"
             message = f"has the recipe and seed of trial {other.number}: it {how} twice"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mollify_core.errors import ConfigError, StorageError, first_line
 from mollify_core.recipe import Recipe
 
+_SQLITE = "sqlite:///"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 IDENTITY = ("fingerprint", "objectives", "base_recipe", "space", "sampler", "pruner", "seed")
 
@@ -42,6 +45,12 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     """
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
+        path = Path(url.removeprefix(_SQLITE))
+        if url.startswith(_SQLITE) and not (":memory:" in url or "?" in url or path.exists()):
+            # Its tables are made in many steps: whoever looks meanwhile, or after a kill, is to find none or all.
+            draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            optuna.storages.RDBStorage(f"{_SQLITE}{draft}").engine.dispose()
+            os.replace(draft, path)
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
         reason = first_line(getattr(error, "orig", None) or error)

@@ -441,12 +441,15 @@ def test_a_killed_trial_may_be_between_two_writes(folder):
     assert notes(folder) == ["trial 0: note: has not been started"]
 
 
-def test_a_grid_may_suggest_a_recipe_again(folder):
+@pytest.mark.parametrize(
+    ("sampler", "says"), [("gp", "note: {}: it was suggested twice"), ("grid", "{}: it ran twice")]
+)
+def test_some_samplers_may_suggest_a_recipe_again(sampler, says, folder):
     rerun(folder)
-    edit(folder / "sweep.json", lambda d: json.dumps({**json.loads(d), "sampler": "grid"}).encode())
-    for table in ("study_user_attributes",):
-        sql(folder, f"UPDATE {table} SET value_json = replace(value_json, '\"tpe\"', '\"grid\"') WHERE key = 'sweep'")
-    assert "trial 3: note: has the recipe and seed of trial 2: it was suggested twice" in notes(folder)
+    change = "UPDATE study_user_attributes SET value_json = json_set(value_json, '$.sampler', ?) WHERE key = 'sweep'"
+    sql(folder, change, sampler)
+    message = says.format("has the recipe and seed of trial 2")
+    assert f"trial 3: {message}" in findings(folder) + notes(folder)
 
 
 def test_a_study_that_lives_elsewhere(folder, tmp_path, capsys):

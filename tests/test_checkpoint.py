@@ -61,13 +61,8 @@ def test_every_flipped_bit_and_every_truncation_is_found():
         else:
             del data[rand.randrange(len(data)) :]
         damaged = {**files, name: bytes(data)}
-        try:
-            loaded = checkpoint.from_files(lambda n, damaged=damaged: damaged[n])
-        except CheckpointError:
-            continue
-        # The manifest also holds sizes and white space that nothing depends on; what is loaded must then be right.
-        assert name == checkpoint.MANIFEST
-        assert all(torch.equal(loaded.model[k], v) for k, v in example().model.items())
+        with pytest.raises(CheckpointError):
+            checkpoint.from_files(lambda n, damaged=damaged: damaged[n])
 
 
 def test_newest_good_one_is_taken_and_a_bad_one_set_aside_once(tmp_path):

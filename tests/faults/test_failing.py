@@ -30,7 +30,7 @@ def test_a_loss_that_is_not_finite(sweep: Make):
         assert trial.user_attrs["failure"] == "nan"
         message = trial.user_attrs["failure_message"]
         assert re.search(r"epoch \d+, step \d+", message), message
-        assert re.search(r"times?\b", message), message
+        assert re.search(r"\bt from [\d.]+ to [\d.]+", message), message
         assert one.said(f"trial {trial.number} failed (nan)") == 1
     one.sound()
 
@@ -44,9 +44,9 @@ def broken(sweep: Make, tmp_path) -> Callable[..., Sweep]:
 
 
 def test_a_trial_that_breaks(broken):
-    """Set-up: a grid of four points, two of which cannot be trained. Minimum time: 30 s.
+    """Set-up: a sweep over a grid, half of whose points cannot be trained. Minimum time: 30 s.
 
-    1. Each of the two is told as FAIL (bug); its traceback is in its folder; all others end well.
+    1. Each of their trials is told as FAIL (bug), and why; all others end well.
     2. It is said once for each.
     3. The checker finds nothing.
     """
@@ -55,13 +55,12 @@ def test_a_trial_that_breaks(broken):
     states = {t.number: t.state.name for t in one.trials()}
     failed = [t for t in one.trials() if t.params["repeat"] == 5]
     assert len(states) == 6
+    assert len(failed) >= 2
     assert [t.number for t in failed] == [n for n, state in states.items() if state == "FAIL"]
-    assert len(failed) == 2
+    assert set(states.values()) <= {"COMPLETE", "PRUNED", "FAIL"}
     for trial in failed:
         assert trial.user_attrs["failure"] == "bug"
-        text = (one.local / f"trials/{trial.number:05d}/error.txt").read_text()
-        assert "Traceback" in text
-        assert "ConfigError: Expected batch_size to be a multiple of" in text
+        assert "Expected batch_size to be a multiple of" in trial.user_attrs["failure_message"]
         assert one.said(f"trial {trial.number} failed (bug)") == 1
     one.sound()
 
@@ -80,6 +79,6 @@ def test_too_many_trials_that_break(broken):
     assert len([t for t in one.trials() if t.state.is_finished()]) < 6
     one.sound()
     one.start("--max-failures", "9").finish()
-    assert [t.state.name for t in one.trials()].count("FAIL") == 2
+    assert all((t.state.name == "FAIL") == (t.params["repeat"] == 5) for t in one.trials())
     assert len([t for t in one.trials() if t.state.is_finished()]) == 6
     one.sound()
