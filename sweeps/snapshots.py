@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mollify_core.errors import StorageError, first_line
-from sweeps.store import Store
+from sweeps.store import Store, reason
 from sweeps.study_storage import load_study, progress
 
 _FILE = "study.sqlite"
@@ -86,7 +86,7 @@ class Snapshots:
     def __init__(self, store: Store, url: str, name: str, notice: Callable[[str], None]) -> None:
         self._live, self._store, self._name, self._notice = live_file(store, url), store, name, notice
         self._ours: tuple | None = None  # the snapshot on storage, as we left it
-        self._told = self._ended = False
+        self._told = self._failed = self._ended = False
         self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
         if self._live is not None:
@@ -122,8 +122,13 @@ class Snapshots:
         try:
             self._copy(self._live)
         except (OSError, sqlite3.Error) as error:
-            self._tell(f"the study's snapshot cannot be stored for now ({first_line(error)}); the sweep goes on")
+            why = reason(error) if isinstance(error, OSError) else first_line(error)
+            self._tell(f"the study's snapshot cannot be stored for now; the sweep goes on ({why})")
+            self._failed = True
             return False
+        if self._failed:
+            self._notice("the study's snapshot is stored again")
+            self._told = self._failed = False
         return True
 
     def _copy(self, live: Path) -> None:

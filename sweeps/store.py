@@ -148,5 +148,11 @@ def trouble(error: OSError) -> Literal["full", "refused", "down"]:
     return "down"
 
 
+def reason(error: OSError) -> str:
+    """What a failing storage says, as short as it can be told."""
+    said = re.search(r"AWS Error .*? operation", str(error))
+    return said.group() if said else first_line(error)
+
+
 def trial_folder(number: int) -> str:
     return f"trials/{number:05d}"

@@ -19,11 +19,12 @@ from mollify_core import checkpoint
 from mollify_core.errors import Preempted, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.training import Stop, Training
-from sweeps.store import Store, trouble
+from sweeps.store import Store, reason, trouble
 
 KEEP = 2  # checkpoints of a running trial: the newest, and the one before should it be damaged
 _PAUSES = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts, the last one again and again
 _REFUSALS = 4  # attempts before an answer like "access denied" is taken for the last word
+_SILENT = 5.0  # seconds after which one failure alone is told
 _LOOK = 0.2  # seconds between looks at who may want to stop
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Patience:
         while True:
             if not self._failures:
                 self._since = datetime.datetime.now()
+                self._started = time.monotonic()
             try:
                 result = action()
             except OSError as error:
@@ -73,17 +75,17 @@ class Patience:
 
     def _failed(self, error: OSError) -> None:
         self._failures += 1
-        kind, reason = trouble(error), first_line(error)
+        kind, waited = trouble(error), time.monotonic() - self._started
         if kind == "refused" and self._failures >= _REFUSALS:
-            raise StorageError(f"Cannot use storage {self._uri!r}: {reason}") from None
+            raise StorageError(f"Cannot use storage {self._uri!r}: {first_line(error)}") from None
         if kind == "full" and self._told != kind:
             text = "is full; training goes on without keeping more until there is room"
-        elif kind == "down" and self._failures > 1 and not self._told:  # one failure alone is nothing to speak of
-            text = f"does not answer since {self._since:%H:%M:%S}; training goes on and uploads wait ({reason})"
+        elif kind == "down" and (self._failures > 1 or waited > _SILENT) and not self._told:
+            text = f"does not answer since {self._since:%H:%M:%S}; training goes on and uploads wait ({reason(error)})"
         else:
             return
         self._told = kind
-        self._tell(f"storage {self._uri} {text}")
+        self._tell(f"the storage {text}")
 
 
 class Writer:
