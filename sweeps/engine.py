@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mollify_core.errors import ConfigError, MollifyError, SweepError, first_line
+from sweeps import environment
 from sweeps.plan import Node
 
 if TYPE_CHECKING:
@@ -28,21 +29,6 @@ _POLL = 1.0  # seconds between looks at the study
 _LEAVE_PATIENCE = 10.0  # seconds that a stopped sweep gives its trials to end their step and keep their state
 _STOP_PATIENCE = 5.0  # seconds that a stopped sweep waits for each tracker, and for the snapshot of its study
 _END_PATIENCE = 120.0  # the same of a sweep that has ended
-_ENVIRONMENT = {
-    # Ray would otherwise build every worker's environment anew when the driver was started by `uv run`.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune's thread must not start a Ray of its own while ours shuts down
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own state is never restored: the study is the truth
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Training allocates the same buffers at every step; glibc would give them back to the system each time.
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-}
 
 
 class Stopped(Exception):
@@ -55,8 +41,7 @@ def connect(address: str | None) -> None:
     Raises:
         ConfigError: there is no such cluster.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    environment.set_defaults()
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # workers import the very code that the driver runs
     import joblib

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # run as a script: make the packages importable, and
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mollify_core.errors import MollifyError
+from sweeps import environment
 from sweeps.arguments import Parser, data_options
 
 _EPILOG = """
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluates models; returns the exit code: 0 done, 1 it broke, 2 bad input, 130 stopped by the user."""
+    environment.set_defaults()  # before Ray is imported
     try:
         args = parser().parse_args(argv)
         if args.threads:

@@ -17,11 +17,13 @@ if __name__ == "__main__":  # run as a script: make the packages importable, and
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mollify_core.errors import MollifyError
+from sweeps import environment
 from sweeps.arguments import parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a sweep; returns the exit code: 0 done, 1 the sweep failed, 2 bad input, 130 stopped by the user."""
+    environment.set_defaults()  # before Ray is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
     before = os.umask(0o077)  # what a sweep writes is its owner's only
     try:

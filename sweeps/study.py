@@ -22,9 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import first_line
 from mollify_core.recipe import Recipe
-from mollify_core.rng import derive
-from sweeps import pruning
-from sweeps.space import Reference, Space, make_pruner, make_sampler
+from sweeps import pruning, sampling
+from sweeps.space import Reference, Space, make_pruner
 from sweeps.study_storage import FINISHED as FINISHED
 from sweeps.study_storage import IDENTITY as IDENTITY
 from sweeps.study_storage import answers, check_same, load_study, open_storage, quiet_optuna
@@ -140,9 +139,9 @@ class SweepStudy:
         left = (t.number for t in frozen if t.state == TrialState.RUNNING and t.number not in self._live)
         number = next(left, None)
         if number is not None:
-            return self._assign(self._reopen(number), adopted=True)
+            return self._assign(sampling.reopen(self._study, self._frozen_trial(number), self._setup), adopted=True)
         if sum(t.state != TrialState.WAITING for t in frozen) < self._setup.trials:
-            return self._assign(self._ask(), adopted=False)
+            return self._assign(sampling.ask(self._study, self._setup), adopted=False)
         return NOTHING_NOW if self._live else None
 
     def lost(self, number: int, message: str) -> None:
@@ -333,33 +332,6 @@ class SweepStudy:
             if reference.name not in known:
                 attrs = {"reference": reference.name, "settings": reference.settings}
                 self._study.enqueue_trial(reference.params, user_attrs=attrs)
-
-    def _ask(self) -> optuna.Trial:
-        waiting = [t.number for t in self._frozen() if t.state == TrialState.WAITING]
-        number = min(waiting, default=len(self._frozen()))
-        self._study.sampler = self._sampler(number)
-        return self._study.ask(fixed_distributions=self._setup.space.searched)
-
-    def _reopen(self, number: int) -> optuna.Trial:
-        """The trial object of a trial that a dead driver left RUNNING, with the parameters that it has."""
-        frozen = self._frozen_trial(number)
-        if "recipe" not in frozen.user_attrs:
-            # A sampler's draws depend on how many came before: all are drawn again. Those that are stored stay.
-            self._study.sampler = self._sampler(number)
-            trial = optuna.Trial(self._study, frozen._trial_id)
-            trial._cached_frozen_trial.params.clear()
-            trial._cached_frozen_trial.distributions.clear()
-            for name, distribution in self._setup.space.searched.items():
-                trial._suggest(name, distribution)
-        # Building a Trial makes the sampler think; one that has all its parameters must not disturb a sampler's state.
-        self._study.sampler = optuna.samplers.RandomSampler()
-        return optuna.Trial(self._study, frozen._trial_id)
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A sampler whose draws depend on (seed, trial number) and the study only: a restart changes nothing."""
-        seed = derive(self._setup.sweep["seed"], "sampler", number) % 2**32
-        grid = self._setup.space.grid(self._setup.grid_points)
-        return make_sampler(self._setup.sweep["sampler"], seed, grid)
 
     def _assign(self, trial: optuna.Trial, *, adopted: bool) -> dict[str, Any]:
         number = trial.number

@@ -48,7 +48,7 @@ class View:
 
     def notice(self, text: str) -> None:
         """A line that stays, above the live table."""
-        self._console.print(f"[yellow]![/] {text}", highlight=False, soft_wrap=True)
+        self._console.print(Text.assemble(("! ", "yellow"), text), highlight=False, soft_wrap=True)
 
     def update(self, status: dict[str, Any]) -> None:
         """Shows what `SweepStudy.status` said."""
