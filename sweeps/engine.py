@@ -231,8 +231,15 @@ class Run:
 
     def _tune(self, sweep: Sweep, setup: Any, shards: dict[str, Any]) -> None:
         from ray import tune
+        from ray.tune.execution import class_cache
 
         from sweeps.trial import TrialActor
+
+        # Tune would hand the driver's keys to its actors on their command lines, which every user of a machine can
+        # read. Workers started here inherit them anyway; those of a cluster have a role, or an environment, of theirs.
+        class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+            {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+        )
 
         place = sweep.placement
         bundle = (
