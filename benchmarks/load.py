@@ -76,7 +76,7 @@ def main() -> None:
     from rich.console import Console
 
     import sweeps.trial
-    from sweeps import arguments, driver, engine
+    from sweeps import arguments, engine, settle
     from sweeps.searcher import StudySearcher
     from sweeps.study import load_study, quiet_optuna
 
@@ -101,7 +101,7 @@ def main() -> None:
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--dataset", "digits", "--trials", str(args.trials), "--epochs", str(args.epochs), "--storage", folder]
-        sweep = driver.settle(arguments.parser().parse_args(argv))
+        sweep = settle.search(arguments.parser().parse_args(argv))
         sweep.local.mkdir(parents=True)
         threading.Thread(target=watch, daemon=True).start()
         with open(os.devnull, "w") as nowhere:

@@ -47,6 +47,69 @@ def data_options(g: argparse._ActionsContainer) -> None:
     )
 
 
+def running_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds the options that say on what trials run and where their results are kept, the same for every program.
+
+    Returns:
+        The group about the latter, for more of them.
+    """
+    g = p.add_argument_group("resources")
+    g.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes (default: 1)")
+    g.add_argument(
+        "--cpus-per-worker", type=int, default=1, metavar="N", help="CPUs, and torch threads, of each (default: 1)"
+    )
+    g.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="X",
+        help="fractions share a GPU (default: 1 where there are GPUs, else 0)",
+    )
+    g.add_argument("--max-concurrent", type=int, metavar="N", help="run no more than N trials at once")
+    g.add_argument(
+        "--address",
+        metavar="ADDR",
+        help="run on this Ray cluster: `auto` is the one of this machine; with --submit http://HOST:PORT of its dashboard",
+    )
+    g.add_argument(
+        "--submit",
+        nargs="?",
+        const="mollify",
+        metavar="DIR",
+        help="hand this command to a cluster as a Ray job and follow its log: print its id, outlive this terminal. The "
+        "cluster is --address, else $RAY_ADDRESS, else http://127.0.0.1:8265, where `ray dashboard cluster.yaml` brings "
+        "it; the project lies there in DIR (default: mollify, below the home folder)",
+    )
+    g.add_argument(
+        "--max-failures",
+        type=int,
+        default=5,
+        metavar="N",
+        help="end the sweep after N trials failed by a bug (default: 5)",
+    )
+
+    g = p.add_argument_group("where it is kept and shown")
+    g.add_argument("--storage", default="runs", metavar="URI", help="a folder or s3://bucket/prefix (default: runs)")
+    g.add_argument("--study-url", metavar="URL", help="any Optuna storage URL (default: SQLite beside the results)")
+    g.add_argument(
+        "--wandb",
+        default="offline",
+        choices=("online", "offline", "off"),
+        help="Weights & Biases: send runs as they go, keep them here for `wandb sync`, or neither (default: offline)",
+    )
+    g.add_argument("--wandb-project", default="mollify", metavar="NAME", help="(default: mollify)")
+    g.add_argument(
+        "--dashboard",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="serve Optuna's dashboard while the sweep runs, on 127.0.0.1 and PORT (default: a free one), and Ray's where "
+        "Ray is started here (ten small processes more); both ask for a token",
+    )
+    g.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    return g
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; every option says what it does and its default."""
     p = Parser(
@@ -111,34 +174,14 @@ def parser() -> argparse.ArgumentParser:
         help="hyperband, none, median or percentile (default: hyperband)",
     )
     g.add_argument(
-        "--max-failures",
+        "--confirm",
         type=int,
-        default=5,
-        metavar="N",
-        help="end the sweep after N trials failed by a bug (default: 5)",
+        metavar="K",
+        help="then train the K best recipes and the two references with further seeds, and say what they can tell",
     )
+    g.add_argument("--seeds", type=int, default=3, metavar="S", help="seeds of each recipe to confirm (default: 3)")
 
-    g = p.add_argument_group("resources")
-    g.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes (default: 1)")
-    g.add_argument(
-        "--cpus-per-worker", type=int, default=1, metavar="N", help="CPUs, and torch threads, of each (default: 1)"
-    )
-    g.add_argument(
-        "--gpus-per-worker",
-        type=float,
-        metavar="X",
-        help="fractions share a GPU (default: 1 where there are GPUs, else 0)",
-    )
-    g.add_argument("--max-concurrent", type=int, metavar="N", help="run no more than N trials at once")
-    g.add_argument("--address", metavar="ADDR", help="run on this Ray cluster (`auto`: the one on this machine)")
-
-    g = p.add_argument_group("where it is kept and shown")
-    g.add_argument("--storage", default="runs", metavar="URI", help="a folder or s3://bucket/prefix (default: runs)")
+    g = running_options(p)
     g.add_argument("--name", metavar="NAME", help="of the sweep (default: made of its settings)")
-    g.add_argument("--study-url", metavar="URL", help="any Optuna storage URL (default: SQLite beside the results)")
-    g.add_argument(
-        "--wandb", default="off", choices=("online", "offline", "off"), help="Weights & Biases (default: off)"
-    )
-    g.add_argument("--wandb-project", default="mollify", metavar="NAME", help="(default: mollify)")
-    g.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    p.set_defaults(program="sweeps/search.py")
     return p

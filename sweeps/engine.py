@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from mollify_core.errors import ConfigError, MollifyError, SweepError, first_line
 from sweeps import environment
+from sweeps.dashboards import LOOPBACK, OptunaDashboard, show_addresses
 from sweeps.plan import Node
+from sweeps.store import retry
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeps.driver import Sweep
+    from sweeps.settle import Sweep
 
 _POLL = 1.0  # seconds between looks at the study
 _LEAVE_PATIENCE = 10.0  # seconds that a stopped sweep gives its trials to end their step and keep their state
@@ -35,8 +37,8 @@ class Stopped(Exception):
     """The user, or the batch system, stopped the sweep."""
 
 
-def connect(address: str | None) -> None:
-    """Starts Ray on this machine, or connects to a running cluster.
+def connect(address: str | None, *, dashboard: bool = False) -> None:
+    """Starts Ray on this machine, with its dashboard on loopback when asked, or connects to a running cluster.
 
     Raises:
         ConfigError: there is no such cluster.
@@ -56,7 +58,7 @@ def connect(address: str | None) -> None:
     options: dict[str, Any] = {"namespace": "mollify", "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "num_cpus": joblib.cpu_count(), "num_gpus": torch.cuda.device_count()}
-        options |= {"include_dashboard": False}
+        options |= {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
     else:
         options |= {"address": address}
     handler = signal.getsignal(signal.SIGTERM)
@@ -77,18 +79,36 @@ def cluster_nodes(address: str) -> list[Node]:
     return [Node(r.get("CPU", 0), r.get("GPU", 0)) for r in found]
 
 
-def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, wandb_project: str) -> None:
+def execute(
+    sweep: Sweep,
+    console: Console,
+    *,
+    address: str | None,
+    wandb: str,
+    wandb_project: str,
+    dashboard: int | None = None,
+) -> None:
     """Runs the trials that are left.
+
+    Args:
+        sweep: what is run.
+        console: where the live view goes.
+        address: of a Ray cluster; None starts Ray here.
+        wandb, wandb_project: see `Trackers`.
+        dashboard: port of Optuna's dashboard, 0 takes a free one; None serves none.
 
     Raises:
         Stopped: the user stopped it.
         SweepError: Ray or Tune broke on the way.
         MollifyError: the trackers or the cluster cannot be had.
     """
+    from sweeps.metrics import SweepMetrics
     from sweeps.snapshots import Snapshots
     from sweeps.trackers import Trackers
     from sweeps.view import View
 
+    sweep.setup.sweep["created"] = _begun(sweep)
+    board = None if dashboard is None else OptunaDashboard(dashboard)
     trackers = Trackers(
         sweep=sweep.setup.sweep,
         folder=sweep.local,
@@ -107,22 +127,26 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
     patience = _END_PATIENCE
     try:
         with console.status("starting Ray"):
-            connect(address)
+            connect(address, dashboard=board is not None)
             run = Run(sweep)
+        metrics = SweepMetrics(sweep.name, sweep.setup.sweep["objectives"][0])
+        if board is not None:
+            board.serve(sweep.setup.url, sweep.name)
+            show_addresses(console, board)
         with view:
             try:
                 while run.alive():
-                    _follow(run, trackers, view, snapshots)
+                    _follow(run, trackers, view, snapshots, metrics)
                     time.sleep(_POLL)
             except KeyboardInterrupt:
                 view.notice("stopping: trials keep what they have after their next step (once more to end at once)")
                 run.stop()
                 until = time.monotonic() + _LEAVE_PATIENCE
                 while run.busy() and time.monotonic() < until:
-                    _follow(run, trackers, view, snapshots)
+                    _follow(run, trackers, view, snapshots, metrics)
                     time.sleep(_POLL / 5)
                 raise
-            _follow(run, trackers, view, snapshots)
+            _follow(run, trackers, view, snapshots, metrics)
         run.check(console)
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE
@@ -139,11 +163,13 @@ def execute(sweep: Sweep, console: Console, *, address: str | None, wandb: str, 
         import ray
 
         ray.shutdown()  # first: nothing is to train on while the rest is written
+        if board is not None:
+            board.close()
         snapshots.close(patience)
         trackers.close(patience)
 
 
-def _follow(run: Run, trackers: Any, view: Any, snapshots: Any) -> None:
+def _follow(run: Run, trackers: Any, view: Any, snapshots: Any, metrics: Any) -> None:
     events, status = run.look()
     for kind, *rest in events:
         if kind == "start":
@@ -151,12 +177,22 @@ def _follow(run: Run, trackers: Any, view: Any, snapshots: Any) -> None:
             trackers.start(number, recipe, params, reference=reference)
         elif kind == "epoch":
             trackers.epoch(*rest)
+            metrics.epoch()
         elif kind == "end":
             trackers.end(*rest)
             snapshots.ask()
         elif kind == "notice":
             view.notice(*rest)
     view.update(status)
+    metrics.update(status)
+
+
+def _begun(sweep: Sweep) -> str:
+    """When the sweep was made, by its own word: trackers know it by that again when it goes on."""
+    known: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):  # damaged: it is written anew
+        known = json.loads(retry(lambda: sweep.store.read("sweep.json")) or b"{}")
+    return known.get("created", sweep.setup.sweep["created"])
 
 
 class Run:
@@ -189,6 +225,7 @@ class Run:
             provenance={k: description[k] for k in ("versions", "commit", "verified")},
         )
         started = {
+            "program": sweep.program,
             "command": sweep.argv,
             "cwd": os.getcwd(),
             "host": socket.gethostname(),

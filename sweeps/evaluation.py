@@ -86,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
     protocol = Protocol(args.distortions, args.published_distortions, args.precision, args.batch_size, args.seed)
     models = find(args.models, lambda text: console.print(f"! {text}"))
     reference = _reference(args.reference, models)
-    data = _data(args, models, console)
+    data = test_data(args, models, console)
     types = data.corrupted.types if data.corrupted else ()
     chosen = cells([name for name in types if name in BENCHMARK or not args.no_extra], levels)
-    digests = [_digest(model, data, protocol) for model in models]
+    digests = [digest(model, data, protocol) for model in models]
     store = Store(args.out or f"runs/evaluate-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}")
     store.check_writable()
     _show(console, models, data, chosen, store)
@@ -132,7 +132,7 @@ def _check(args: argparse.Namespace) -> list[float]:
     return levels
 
 
-def _data(args: argparse.Namespace, models: Sequence[Model], console: Console) -> TestData:
+def test_data(args: argparse.Namespace, models: Sequence[Model], console: Console) -> TestData:
     """The test images, and those of the benchmark."""
     first = models[0]
     prepared = prepare(
@@ -262,7 +262,7 @@ def _temperatures(
     return {i: value["temperature"] for i, value in known.items() if value is not None}
 
 
-def _digest(model: Model, data: TestData, protocol: Protocol) -> str:
+def digest(model: Model, data: TestData, protocol: Protocol) -> str:
     """Of everything that a row depends on, apart from the cell."""
     how = {k: v for k, v in dataclasses.asdict(protocol).items() if k != "batch"}
     text = json.dumps([1, model.digest, data.identity, how], sort_keys=True)

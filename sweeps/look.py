@@ -31,6 +31,8 @@ from sweeps.results import Results, settings_of
 from sweeps.store import Store
 from sweeps.study_storage import FINISHED, answers, load_study, quiet_optuna
 
+PROGRAMS = ("sweeps/search.py", "sweeps/reproduce.py")
+"""What may be called to go on with a sweep."""
 _SQLITE = "sqlite:///"
 _STUDY = "study.sqlite"
 _FRESH = 90.0  # seconds: a driver copies its study to remote storage every 30
@@ -78,7 +80,8 @@ class SweepStatus:
         total: trials in all; None when it was not kept.
         created, changed: seconds since 1970; when it was begun, and when its study last changed.
         copied: seconds since 1970 when the copy of the study was made that this was read from; None: from the study.
-        command, folder: the arguments of sweeps/search.py that made the sweep, and the folder in which they were given.
+        command, program, folder: the arguments that made the sweep, of which program, and the folder in which they were
+            given.
         trials: by number.
         problem: why it is unreadable.
     """
@@ -100,6 +103,7 @@ class SweepStatus:
     changed: float | None = None
     copied: float | None = None
     command: list[str] | None = None
+    program: str = PROGRAMS[0]
     folder: str | None = None
     trials: list[TrialStatus] = field(default_factory=list)
     problem: str | None = None
@@ -199,6 +203,7 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
         changed=live.stat().st_mtime if live.is_file() else max(moments, default=None),
         copied=copied,
         command=known.get("command"),
+        program=known.get("program", PROGRAMS[0]),
         folder=known.get("cwd"),
         trials=trials,
     )
@@ -334,9 +339,9 @@ def command_of(sweep: SweepStatus) -> str:
     Raises:
         ConfigError: it was not kept.
     """
-    if sweep.command is None:
+    if sweep.command is None or sweep.program not in PROGRAMS:
         raise ConfigError(f"The command of sweep {sweep.name!r} was not kept; repeat the one that started it")
-    command = shlex.join(["python", "sweeps/search.py", *sweep.command])
+    command = shlex.join(["python", sweep.program, *sweep.command])
     return f"cd {shlex.quote(sweep.folder)} && {command}" if sweep.folder else command
 
 
@@ -356,5 +361,5 @@ def go_on(sweep: SweepStatus) -> None:
     if sweep.folder and not Path(sweep.folder).is_dir():
         raise ConfigError(f"Sweep {sweep.name!r} was started in {sweep.folder!r}, which is not on this machine")
     os.chdir(sweep.folder or ".")
-    program = str(Path(__file__).resolve().with_name("search.py"))
+    program = str(Path(__file__).resolve().parents[1] / sweep.program)
     os.execv(sys.executable, [sys.executable, program, *sweep.command])

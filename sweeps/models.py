@@ -90,11 +90,20 @@ def _at(store: Store, label: str | None, warn: Callable[[str], None]) -> Iterato
     if not found:
         raise ConfigError(f"Expected a sweep with a completed trial, but {store.uri!r} has none yet")
     for name, number in found:
-        folder = store / trial_folder(number) / "checkpoints"
-        epochs = checkpoint.epochs(folder.fs, folder.root)
-        if not epochs:
-            raise CheckpointError(f"Expected a checkpoint of trial {number} in {folder.uri!r}, but there is none")
-        yield _newest(folder, epochs, f"{label}: {name}" if label else name, warn)
+        yield of_trial(store, number, f"{label}: {name}" if label else name, warn)
+
+
+def of_trial(sweep: Store, number: int, label: str, warn: Callable[[str], None]) -> Model:
+    """The newest good checkpoint of a sweep's trial.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = sweep / trial_folder(number) / "checkpoints"
+    epochs = checkpoint.epochs(folder.fs, folder.root)
+    if not epochs:
+        raise CheckpointError(f"Expected a checkpoint of trial {number} in {folder.uri!r}, but there is none")
+    return _newest(folder, epochs, label, warn)
 
 
 def _parent(root: str) -> str:

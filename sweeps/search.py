@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = sys.argv[1:] if argv is None else argv
         args = parser().parse_args(argv, argparse.Namespace(argv=argv))
-        signal.signal(signal.SIGTERM, _interrupt)  # the batch systems' Ctrl-C
+        signal.signal(signal.SIGTERM, interrupt)  # the batch systems' Ctrl-C
         from sweeps.driver import run
 
         return run(args)
@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         os.umask(before)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """A handler of signals that ends this process as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -27,7 +27,7 @@ from mollify_core.recipe import Recipe
 from sweeps import space
 from sweeps.driver import _claimed
 from sweeps.look import driver_of, find, look, look_at_all, stop
-from sweeps.search import _interrupt
+from sweeps.search import interrupt
 from sweeps.status import main, show_sweep, show_sweeps
 from sweeps.store import Store
 from sweeps.study import Setup, SweepStudy
@@ -105,7 +105,7 @@ def driver(place: Path, host: str = "") -> Iterator[Any]:
     ready = context.Event()
 
     def hold() -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
         with contextlib.suppress(KeyboardInterrupt), _claimed(place):
             if host:
                 (place / "driver.lock").write_text(f"{os.getpid()} {host}")

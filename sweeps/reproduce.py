@@ -1,0 +1,127 @@
+"""`python sweeps/reproduce.py mollification|matching`: both papers' experiments, one command each.
+
+Every run is trained with several seeds on the same engine as a search (stopped or killed, the same command goes on),
+then measured on the test set; tables show our figures with their intervals, and the published ones where known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from mollify_core.errors import MollifyError
+from sweeps import environment
+from sweeps.arguments import Parser, data_options, running_options
+from sweeps.search import interrupt
+
+_EPILOG = """
+grids:
+  mollification  Heinonen et al. 2025: 82 commands in six blocks (presnet50, 300 epochs)
+                   1 without mollification, 8 augmentations   4 law of times Beta(1, b), b = 2, 4, 9
+                   2 mollified, 8 augmentations               5 no label smoothing
+                   3 noise or blur only                       6 label powers (CIFAR-100, TinyImageNet)
+                 blocks 3 to 6 with flip, crop, rotation and TrivialAugment
+  matching       Bonilla Salvador 2025: hard labels, fixed smoothing, information matching (im_resnet18, 100 epochs)
+
+protocols:
+  fair           a tenth of the training images held out; all arms alike in everything but the label; pooled ECE
+  published      (nearly) all training images; the arms as released, which differ in more than the label; the papers'
+                 own biased ECE. Checkpoints are never chosen on the test set, as one of the papers did.
+
+examples:
+  python sweeps/reproduce.py mollification --plan
+      what it would take here
+  python sweeps/reproduce.py mollification --data cifar10 --blocks 1,2 --augmentations fcr,fcr+trivaug --seeds 5
+  python sweeps/reproduce.py mollification --data digits --network resnet20 --epochs 4 --set lr=0.05 --batch-size 32
+      small enough for two CPU cores, nothing to download
+  python sweeps/reproduce.py matching --protocol published --data cifar100
+
+The same command continues; one with more blocks, augmentations or seeds adds them to what is there.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; every option says what it does and its default."""
+    p = Parser(
+        prog="sweeps/reproduce.py",
+        description="Train and measure the experiments of both papers, with seeds, intervals and tests.",
+        epilog=textwrap.dedent(_EPILOG),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("grid", choices=("mollification", "matching"), help="see below")
+    g = p.add_argument_group("which runs")
+    g.add_argument("--protocol", default="fair", metavar="NAME", help="fair or published, see below (default: fair)")
+    g.add_argument(
+        "--data",
+        metavar="NAME,…",
+        help="data sets (default: cifar10,cifar100,tin; of matching: cifar100), or paths of image folders",
+    )
+    g.add_argument("--blocks", default="1,2,3,4,5,6", metavar="N,…", help="of mollification (default: all)")
+    g.add_argument(
+        "--augmentations",
+        metavar="NAME,…",
+        help="of mollification: none, fcr, fcr+randaug, fcr+autoaug, fcr+augmix, fcr+trivaug, fcr+mixup, fcr+cutmix "
+        "(default: all)",
+    )
+    g.add_argument("--seeds", type=int, default=3, metavar="S", help="seeds of each run (default: 3)")
+    g.add_argument("--seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
+
+    g = p.add_argument_group("what each run trains (default: as the paper)")
+    g.add_argument("--network", metavar="NAME", help="see `python -m mollify_core.networks`")
+    g.add_argument("--epochs", type=int, metavar="N")
+    g.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all workers (default: 128)")
+    g.add_argument("--train-fraction", type=float, metavar="F", help="share of the training images, stratified")
+    g.add_argument("--image-size", type=int, metavar="N", help="scale the images of a folder to N x N pixels")
+    g.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting (repeatable)")
+
+    g = p.add_argument_group("what is measured")
+    g.add_argument("--images", type=int, metavar="N", help="use about N test images, stratified (default: all)")
+    g.add_argument(
+        "--corruptions",
+        default="auto",
+        metavar="SOURCE",
+        help="official, made (here, with the published strengths), none, or auto: official when they are on this "
+        "machine, else made (default: auto)",
+    )
+    g.add_argument("--corruption-dir", metavar="DIR", help="the official arrays or archive are here")
+    g.add_argument("--frost-dir", metavar="DIR", help="photographs for the corruption `frost`, when made here")
+
+    data_options(p.add_argument_group("data"))
+    g = running_options(p)
+    g.add_argument("--plan", dest="dry_run", action="store_true", help="the same as --dry-run")
+    p.set_defaults(program="sweeps/reproduce.py", confirm=None)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Reproduces a grid; returns the exit code: 0 done, 1 it failed, 2 bad input, 130 stopped by the user."""
+    environment.set_defaults()  # before Ray is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
+    before = os.umask(0o077)  # what it writes is its owner's only
+    try:
+        argv = sys.argv[1:] if argv is None else argv
+        args = parser().parse_args(argv, argparse.Namespace(argv=argv))
+        signal.signal(signal.SIGTERM, interrupt)
+        from sweeps.reproduction import run
+
+        return run(args)
+    except MollifyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues, nothing is lost", file=sys.stderr)
+        return 130
+    finally:
+        os.umask(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

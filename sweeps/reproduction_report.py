@@ -1,0 +1,244 @@
+"""Tables and plots of a grid: means over seeds with intervals, paired differences with a test, published figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from mollify_core.distortions import KINDS
+from sweeps import grids, provenance, reproduction_plots, statistics
+from sweeps.report import UNVERIFIED
+from sweeps.results import scale
+from sweeps.statistics import Difference, Mean
+from sweeps.text import NONE, markdown, shown
+
+Record = Mapping[str, Any]
+Values = Mapping[str, Mapping[int, float]]  # run -> seed -> number
+
+ECE = {("mollification", "published"): "batch_mean_ece", ("matching", "published"): "matching_ece"}
+"""The estimator in the tables; pooled where not named."""
+ESTIMATOR = {
+    "ece": "pooled",
+    "batch_mean_ece": "mean over batches of 100",
+    "matching_ece": "mean over batches and bins",
+}
+
+
+def write(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """Writes results.parquet, summary.md and plots/*.png; returns the text of summary.md.
+
+    Args:
+        records: one a run and seed: grid, protocol, dataset, run, seed and more, and what `evaluation.summarise` says.
+        sweeps: descriptions of the sweeps that trained them.
+        folder: exists.
+    """
+    pa.parquet.write_table(pa.Table.from_pylist([dict(record) for record in records]), folder / "results.parquet")
+    text = summary(records, sweeps)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    (folder / "plots").mkdir()
+    for name, figure in reproduction_plots.draw(records).items():
+        figure.savefig(folder / "plots" / f"{name}.png")
+    return text
+
+
+def summary(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) -> str:
+    """The text of summary.md."""
+    first = records[0]
+    grid, protocol = first["grid"], first["protocol"]
+    lines = [] if all(r["verified"] for r in records) else [f"> **{UNVERIFIED}.**", ""]
+    lines += [f"# {grid.capitalize()}: the paper's experiments, {protocol} protocol", ""]
+    tables: list[str] = []
+    for dataset in dict.fromkeys(record["dataset"] for record in records):
+        own = [record for record in records if record["dataset"] == dataset]
+        write_up = _mollification if grid == "mollification" else _matching
+        answer, parts = write_up(own)
+        lines += [f"**{dataset}.** {answer}", ""]
+        tables += [f"## {dataset}", "", *parts]
+    return "\n".join([*lines, *tables, *_notes(records, sweeps)])
+
+
+def values(records: Sequence[Record], metric: str) -> dict[str, dict[int, float]]:
+    """Run -> seed -> its number; runs without one are left out."""
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        number = record.get(metric)
+        if number is not None and math.isfinite(number):
+            found.setdefault(record["run"], {})[record["seed"]] = number
+    return found
+
+
+def metrics(records: Sequence[Record]) -> list[str]:
+    """The columns of the tables: error, NLL and ECE, clean and corrupted."""
+    ece = ECE.get((records[0]["grid"], records[0]["protocol"]), "ece")
+    names = [f"{scope}_{metric}" for scope in ("clean", "corrupted") for metric in ("error", "nll", ece)]
+    return [name for name in names if any(name in record for record in records)]
+
+
+def heading(metric: str) -> str:
+    """A metric's name in a table: "corrupted ECE (%)"."""
+    scope, _, name = metric.partition("_")
+    words = {"error": "error (%)", "top5_error": "top-5 error (%)", "nll": "NLL"}
+    return f"{scope} {words.get(name, 'ECE (%)')}"
+
+
+def written(metric: str, mean: Mean, sign: str = "") -> str:
+    """A mean and the half width of its interval."""
+    text = shown(metric, mean.value, sign)
+    return text if math.isnan(mean.low) else f"{text} ± {scale(metric) * (mean.high - mean.value):.2g}"
+
+
+def _mollification(records: Sequence[Record]) -> tuple[str, list[str]]:
+    """The answer in a sentence, and the lines of the tables, for one data set."""
+    columns = metrics(records)
+    pairs = [
+        (f"{name}, mollified", f"{name}, off")
+        for name in grids.AUGMENTATIONS
+        if {f"{name}, mollified", f"{name}, off"} <= values(records, columns[0]).keys()
+    ]
+    differences = {m: statistics.compare(values(records, m), pairs) for m in columns}
+    parts: list[str] = []
+    runs = list(dict.fromkeys(record["run"] for record in records))
+    compared = [run for run in runs if run.endswith((", off", ", mollified"))]
+    if compared:
+        compared.sort(key=lambda run: list(grids.AUGMENTATIONS).index(run.partition(", ")[0]))
+        rows = []
+        for run in compared:
+            rows.append([run, *_means(records, run, columns), _published(records, run)])
+            pair = (run, f"{run.partition(', ')[0]}, off")
+            if pair in pairs:
+                rows.append([f"difference ({run.partition(', ')[0]})", *_row(differences, pair), ""])
+        parts += ["### With and without mollification (blocks 1 and 2)", ""]
+        parts += [markdown(["run", "seeds", *map(heading, columns), "published clean error (%)"], rows), ""]
+    ablated = f"{grids.ABLATED}, mollified"
+    others = [run for run in runs if run not in compared]
+    if others and ablated in runs:
+        pairs_of = [(run, ablated) for run in others]
+        against = {m: statistics.compare(values(records, m), pairs_of) for m in columns}
+        rows = [[ablated, *_means(records, ablated, columns)]]
+        for pair in pairs_of:
+            rows.append([pair[0], *_means(records, pair[0], columns)])
+            rows.append([f"difference to {ablated}", *_row(against, pair)])
+        parts += ["### What matters in the schedule (blocks 3 to 6)", ""]
+        parts += [markdown(["run", "seeds", *map(heading, columns)], rows), ""]
+    elif others:
+        rows = [[run, *_means(records, run, columns)] for run in others]
+        parts += [markdown(["run", "seeds", *map(heading, columns)], rows), ""]
+    return _answer("Mollification", "no mollification", differences, "augmentations"), parts
+
+
+def _matching(records: Sequence[Record]) -> tuple[str, list[str]]:
+    columns = metrics(records)
+    columns.insert(1, "clean_top5_error")
+    arms = [arm for arm in grids.ARMS.values() if arm in values(records, "clean_error")]
+    matched = grids.ARMS["matching"]
+    pairs = [(matched, arm) for arm in arms if arm != matched and matched in arms]
+    differences = {m: statistics.compare(values(records, m), pairs) for m in columns}
+    rows = []
+    for arm in arms:
+        rows.append([arm, *_means(records, arm, columns)])
+        published = grids.PUBLISHED.get(("matching", records[0]["dataset"], arm), {})
+        if published:
+            cells = []
+            for m in columns:
+                name = m.removeprefix("clean_").replace("batch_mean_ece", "ece").replace("matching_ece", "ece")
+                cells.append(shown(m, published[name]) if m.startswith("clean") and name in published else NONE)
+            rows.append(["published", NONE, *cells])
+        if (matched, arm) in pairs:
+            rows.append([f"{matched} - {arm}", *_row(differences, (matched, arm))])
+    parts = ["### The three arms", "", markdown(["run", "seeds", *map(heading, columns)], rows), ""]
+    kinds = [kind for kind in KINDS if any(f"robust_accuracy_{kind}" in record for record in records)]
+    if kinds:
+        rows = []
+        for arm in arms:
+            found = [statistics.mean(list(values(records, f"distorted_{kind}_error")[arm].values())) for kind in kinds]
+            rows.append([arm, *(written("accuracy_error", _accuracy(mean)) for mean in found)])
+        parts += ["### Accuracy under distortion (%), mean over strengths 0, 0.25, 0.5, 0.75 and 1", ""]
+        parts += [markdown(["run", *kinds], rows), ""]
+    return _answer("Information matching", "the baseline", differences, "baselines"), parts
+
+
+def _accuracy(error: Mean) -> Mean:
+    return Mean(1 - error.value, 1 - error.high, 1 - error.low, error.count)
+
+
+def _means(records: Sequence[Record], run: str, columns: Sequence[str]) -> list[str]:
+    found = [values(records, m).get(run, {}) for m in columns]
+    cells = [written(m, statistics.mean(list(f.values()))) if f else NONE for m, f in zip(columns, found, strict=True)]
+    return [str(max(map(len, found), default=0)), *cells]
+
+
+def _row(differences: Mapping[str, Mapping[tuple[str, str], Difference]], pair: tuple[str, str]) -> list[str]:
+    """Seeds, and the differences of one pair in all metrics; a star where the data tell the two apart."""
+    cells, count = [], 0
+    for metric, found in differences.items():
+        if pair in found:
+            count = max(count, found[pair].mean.count)
+            cells.append(written(metric, found[pair].mean, "+") + " *" * found[pair].told)
+        else:
+            cells.append(NONE)
+    return [str(count), *cells]
+
+
+def _published(records: Sequence[Record], run: str) -> str:
+    known = grids.PUBLISHED.get((records[0]["grid"], records[0]["dataset"], run), {})
+    return f"about {shown('error', known['error'])}" if "error" in known else NONE
+
+
+def _answer(name: str, other: str, differences: Mapping[str, Mapping[tuple[str, str], Difference]], among: str) -> str:
+    """In how many comparisons each metric is better, worse, or not told apart."""
+    parts = []
+    for metric, found in differences.items():
+        if found:
+            told = [d for d in found.values() if d.told]
+            better = sum(d.mean.value < 0 for d in told)
+            counts = {"lower": better, "higher": len(told) - better, "not told apart": len(found) - len(told)}
+            words = ", ".join(f"{text} with {n}" for text, n in counts.items() if n)
+            parts.append(f"{heading(metric).replace(' (%)', '')} {words}")
+    if not parts:
+        return "Nothing to compare yet."
+    total = max(map(len, differences.values()))
+    return f"{name} against {other}, of {total} {among}: {'; '.join(parts)}."
+
+
+def _notes(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    first = records[0]
+    ece = ECE.get((first["grid"], first["protocol"]), "ece")
+    yield from ("## How to read this", "")
+    yield (
+        "± is half the 95 % interval over seeds (Student's t). Differences are paired by seed; a star says that the "
+        "paired t test tells the two apart after Holm's correction for all comparisons of that column. Not told apart "
+        "does not mean equal: with few seeds only large differences are told."
+    )
+    yield (
+        f"ECE: {ESTIMATOR[ece]}"
+        + (", a biased estimator, only to compare with published numbers" if ece != "ece" else "")
+        + ". Corrupted: mean over 15 corruptions at 5 severities"
+        f" ({', '.join(sorted({str(r['corruptions']) for r in records}))}; {first['corrupted_cells']} of 75 cells). "
+        "Final weights are measured; nothing was chosen on the test set."
+    )
+    yield "Published figures are of the papers' full set-ups; ours compare only as far as the set-up below equals them."
+    yield from ("", "## Set-up", "")
+    header = ["sweep", "data", "verified", "test images", "base recipe", "git commit", "versions"]
+    rows = []
+    for sweep in sweeps:
+        own = [record for record in records if record["sweep"] == sweep["name"]]
+        if own:
+            recipe = {k: v for part in sweep["base_recipe"].values() if isinstance(part, dict) for k, v in part.items()}
+            named = ("network", "epochs", "batch_size", "optimizer", "lr", "train_fraction", "validation_fraction")
+            rows.append(
+                [
+                    sweep["name"],
+                    f"{sweep['dataset']} {sweep['fingerprint']}",
+                    "yes" if own[0]["verified"] else "NO",
+                    str(own[0]["test_images"]),
+                    ", ".join(f"{name} {recipe[name]}" for name in named),
+                    str(sweep["commit"]),
+                    ", ".join(f"{name} {version}" for name, version in sweep["versions"].items()),
+                ]
+            )
+    yield from (markdown(header, rows), "", f"Measured at commit {provenance.commit()}.", "")
