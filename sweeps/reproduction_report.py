@@ -89,7 +89,10 @@ def heading(metric: str) -> str:
 def written(metric: str, mean: Mean, sign: str = "") -> str:
     """A mean and the half width of its interval."""
     text = shown(metric, mean.value, sign)
-    return text if math.isnan(mean.low) else f"{text} ± {scale(metric) * (mean.high - mean.value):.2g}"
+    if math.isnan(mean.low):
+        return text
+    half = scale(metric) * (mean.high - mean.value)
+    return f"{text} ± {half:.2g}" if half < 100 else f"{text} ± {half:.0f}"
 
 
 def _mollification(records: Sequence[Record]) -> tuple[str, list[str]]:
@@ -156,13 +159,14 @@ def _matching(records: Sequence[Record]) -> tuple[str, list[str]]:
         rows = []
         for arm in arms:
             found = [statistics.mean(list(values(records, f"distorted_{kind}_error")[arm].values())) for kind in kinds]
-            rows.append([arm, *(written("accuracy_error", _accuracy(mean)) for mean in found)])
+            rows.append([arm, *(written("error", _accuracy(mean)) for mean in found)])
         parts += ["### Accuracy under distortion (%), mean over strengths 0, 0.25, 0.5, 0.75 and 1", ""]
         parts += [markdown(["run", *kinds], rows), ""]
     return _answer("Information matching", "the baseline", differences, "baselines"), parts
 
 
 def _accuracy(error: Mean) -> Mean:
+    """The mean of 1 - error."""
     return Mean(1 - error.value, 1 - error.high, 1 - error.low, error.count)
 
 

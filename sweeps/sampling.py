@@ -38,5 +38,8 @@ def reopen(study: optuna.Study, frozen: FrozenTrial, setup: Setup) -> optuna.Tri
 
 
 def _sampler(setup: Setup, number: int) -> optuna.samplers.BaseSampler:
-    seed = derive(setup.sweep["seed"], "sampler", number) % 2**32
-    return make_sampler(setup.sweep["sampler"], seed, setup.space.grid(setup.grid_points))
+    name = setup.sweep["sampler"]
+    # The points of a grid are numbered by its sampler's seed: another one a trial would visit some twice, others never.
+    of_trial = () if name == "grid" else (number,)
+    seed = derive(setup.sweep["seed"], "sampler", *of_trial) % 2**32
+    return make_sampler(name, seed, setup.space.grid(setup.grid_points))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 from optuna.trial import TrialState
@@ -200,3 +201,26 @@ def test_several_workers_of_one_trial_fail_once(tmp_path):
         study.fail(assignment["number"], "bug", "it broke")
     assert [e[0] for e in study.drain()] == ["start", "end", "notice"]
     assert study.next() is not None
+
+
+def test_a_grid_is_visited_point_by_point_also_when_trials_fail_or_the_driver_dies(tmp_path):
+    ranges = {"max_noise": space.FloatDistribution(0.25, 1.0), "beta_b": space.CategoricalDistribution([1.0, 2.0, 4.0])}
+    searched = space.Space(ranges, {})
+    setup = dataclasses.replace(
+        make_setup(tmp_path, sampler="grid", space=searched.describe()),
+        space=searched,
+        references=space.references(searched, BASE, 32),
+        trials=9 + 2,
+        max_failures=9,
+    )
+    asked = 0
+    while asked < 11:
+        study = SweepStudy(setup)  # another driver for every two trials
+        for _ in range(2):
+            if (assignment := study.next()) is not None:
+                study.fail(assignment["number"], "bug" if asked % 3 else "nan", "no luck")
+                asked += 1
+    done = load_study(setup.url, setup.name)
+    assert done is not None
+    visited = [tuple(t.params.values()) for t in done.trials[2:]]
+    assert len(set(visited)) == len(visited) == 9

@@ -265,8 +265,8 @@ class Sweep:
 
     def sound(self) -> None:
         """Runs the checker."""
-        checked = Check(self.uri)
-        assert [str(finding) for finding in checked.findings if not finding.note] == []
+        findings = [str(finding) for finding in Check(self.uri).findings if not finding.note]
+        assert findings == [], findings
 
     def newest(self, number: int) -> int:
         """Finished epochs of a trial's newest good checkpoint."""
