@@ -135,6 +135,8 @@ class Training:
             torch.manual_seed(rng.derive(recipe.seed, "init"))
             channels, height, width = data.fit.images.shape[1:]
             network = build_network(recipe, data.classes, (channels, height, width))
+        if world > 1 and device.type == "cuda" and accumulate == 1:  # it has no CPU kernels; parts may differ in number
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(recipe, self.network)
         self.average: AveragedModel | None = None

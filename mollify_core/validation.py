@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mollify_core import rng
+from mollify_core import calibration, rng
 from mollify_core.corruptions.heldout import HELDOUT, SEVERITIES, corrupt
 from mollify_core.datasets.load import ImageSet
 from mollify_core.errors import ConfigError, nearest
@@ -103,11 +103,17 @@ def summarise(values: Tensor) -> dict[str, float]:
 
 
 def image_values(values: Tensor) -> dict[str, np.ndarray]:
-    """Per-image NLL and error, clean and as the mean over the corruption cells: what paired comparisons need."""
+    """What comparisons and pictures need, from the values of `ValidationSet.measure` (cells, n, 5).
+
+    Per-image NLL and error (n,), clean and as the mean over the corruption cells; and "bins" (cells, 3, bins) float64:
+    number of images, accuracy and mean confidence by confidence, see `calibration.reliability`.
+    """
     nll, error = values[..., 0].numpy(), values[..., 1].numpy()
+    bins = [torch.stack(calibration.reliability(cell[:, 4], 1 - cell[:, 1])) for cell in values]
     return {
         "clean_nll": nll[0],
         "clean_error": error[0],
         "corrupted_nll": nll[1:].mean(axis=0),
         "corrupted_error": error[1:].mean(axis=0),
+        "bins": torch.stack(bins).numpy(),
     }

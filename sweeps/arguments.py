@@ -64,20 +64,18 @@ def running_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         metavar="X",
         help="fractions share a GPU (default: 1 where there are GPUs, else 0)",
     )
+    g.add_argument(
+        "--pack",
+        default="off",
+        choices=("auto", "off"),
+        help="auto: measure here, in half a minute, how many trials train the most images together on a GPU or on "
+        "these cores, within its memory (default: off)",
+    )
     g.add_argument("--max-concurrent", type=int, metavar="N", help="run no more than N trials at once")
     g.add_argument(
         "--address",
         metavar="ADDR",
-        help="run on this Ray cluster: `auto` is the one of this machine; with --submit http://HOST:PORT of its dashboard",
-    )
-    g.add_argument(
-        "--submit",
-        nargs="?",
-        const="mollify",
-        metavar="DIR",
-        help="hand this command to a cluster as a Ray job and follow its log: print its id, outlive this terminal. The "
-        "cluster is --address, else $RAY_ADDRESS, else http://127.0.0.1:8265, where `ray dashboard cluster.yaml` brings "
-        "it; the project lies there in DIR (default: mollify, below the home folder)",
+        help="run on this Ray cluster (`auto`: the one on this machine)",
     )
     g.add_argument(
         "--max-failures",
@@ -183,5 +181,16 @@ def parser() -> argparse.ArgumentParser:
 
     g = running_options(p)
     g.add_argument("--name", metavar="NAME", help="of the sweep (default: made of its settings)")
+
+    g = p.add_argument_group("from a laptop to a cluster")
+    g.add_argument(
+        "--submit",
+        nargs="?",
+        const="mollify",
+        metavar="DIR",
+        help="hand this command to a cluster as a Ray job, print its id and follow its log; it goes on without this "
+        "terminal. The cluster is --address http://…, else $RAY_ADDRESS, else http://127.0.0.1:8265, where `ray "
+        "dashboard cluster.yaml` brings it; there the project is in DIR (default: mollify, in the home folder)",
+    )
     p.set_defaults(program="sweeps/search.py")
     return p

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import dataclass
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
 from sweeps import runs, statistics
+from sweeps.html_charts import Interval, interval_chart
+from sweeps.html_page import Section, bullets, figure, paragraph, table
 from sweeps.report import METRICS, UNVERIFIED
 from sweeps.results import REFERENCES, Results, label, scale
 from sweeps.runs import Run
 from sweeps.settle import Sweep
 from sweeps.settle import settle as settle_sweep
+from sweeps.statistics import Difference, Mean
 from sweeps.text import NONE, markdown, shown
+
+SUFFIX = "-confirm"
 
 
 def check(args: argparse.Namespace) -> None:
@@ -44,7 +51,7 @@ def settle(sweep: Sweep, study: optuna.Study, args: argparse.Namespace) -> Sweep
         trials=len(references),
         sampler="random",
         pruner="none",
-        name=f"{sweep.name}-confirm",
+        name=sweep.name + SUFFIX,
     )
 
 
@@ -64,46 +71,95 @@ def _settings(base: Recipe, recipe: Recipe) -> dict[str, object]:
     return {name: recipe.get(name) for name in {**base.changed(), **recipe.changed()} if name != "seed"}
 
 
-def summary(study: optuna.Study) -> str:
-    """The text of confirmation.md: which recipes are better than the references, as far as seeds tell."""
-    results, found = Results(study), runs.completed(study)
-    sweep, metric = results.sweep, results.metric
+@dataclass(frozen=True)
+class Confirmation:
+    """What further seeds show, on the first objective.
+
+    Attributes:
+        results: of the confirming sweep.
+        found: recipe's name -> seed -> its completed trial; the search's recipes first, the best of them first.
+        values: the same, with the objective's final value in place of the trial.
+        compared: (recipe, reference) -> their paired difference, also of the two references.
+    """
+
+    results: Results
+    found: dict[str, dict[int, FrozenTrial]]
+    values: dict[str, dict[int, float]]
+    compared: dict[tuple[str, str], Difference]
+
+
+def read(study: optuna.Study) -> Confirmation:
+    """What the study of a confirming sweep says; it may still run."""
+    found = runs.completed(study)
     values = {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()}
-    means = {name: statistics.mean(list(of.values())) for name, of in values.items()}
-    others = sorted((n for n in found if n not in REFERENCES), key=lambda n: means[n].value)
+    others = sorted(
+        (n for n in found if n not in REFERENCES), key=lambda n: statistics.mean([*values[n].values()]).value
+    )
     pairs = [(n, r) for n in others for r in REFERENCES if r in found]
     pairs += [("paper", "plain")] if REFERENCES.keys() <= found.keys() else []
+    names = [*others, *(r for r in REFERENCES if r in found)]
     compared = statistics.compare(values, pairs)
+    return Confirmation(Results(study), {n: found[n] for n in names}, {n: values[n] for n in names}, compared)
+
+
+def summary(confirmation: Confirmation) -> str:
+    """The text of confirmation.md: which recipes are better than the references, as far as seeds tell."""
+    sweep, metric = confirmation.results.sweep, confirmation.results.metric
     lines = [] if sweep["verified"] else [f"> **{UNVERIFIED}.**", ""]
-    lines += [f"# Confirmation of {sweep['name'].removesuffix('-confirm')}", ""]
-    lines += [_verdict(metric, name, means, compared) for name in others] or ["No recipe has completed."]
-    lines += ["", "## Means over seeds", "", *_means(results, found, [*others, *(r for r in REFERENCES if r in found)])]
-    lines += ["", f"## Differences in {label(metric)}, paired by seed", "", *_differences(metric, compared)]
-    return "\n".join([*lines, "", _note(found), ""])
+    lines += [f"# Confirmation of {sweep['name'].removesuffix(SUFFIX)}", ""]
+    lines += [f"- {text}" for text in verdicts(confirmation)]
+    lines += ["", "## Means over seeds", "", markdown(*_means(confirmation)), "", _MEANS]
+    lines += ["", f"## Differences in {label(metric)}, paired by seed", "", markdown(*_differences(confirmation))]
+    return "\n".join([*lines, "", _TEST, "", note(confirmation), ""])
 
 
-def _verdict(
-    metric: str,
-    name: str,
-    means: dict[str, statistics.Mean],
-    compared: dict[tuple[str, str], statistics.Difference],
-) -> str:
-    words = []
-    for reference, text in REFERENCES.items():
-        difference = compared.get((name, reference))
-        if difference is None:
-            words.append(f"there is no seed to compare it with {text}")
-        elif math.isnan(difference.p):
-            words.append(f"one seed cannot tell it from {text}")
-        elif difference.told:
-            better = "better" if difference.mean.value < 0 else "worse"
-            words.append(f"it is {better} than {text} (corrected p = {difference.corrected:.2g})")
-        else:
-            words.append(f"these seeds cannot tell it from {text} (corrected p = {difference.corrected:.2g})")
-    return f"- **{name}**: {label(metric)} {interval(metric, means[name])}; {'; '.join(words)}."
+def section(confirmation: Confirmation) -> Section:
+    """The same, as a section of the sweep's page."""
+    metric = confirmation.results.metric
+    rows = [
+        Interval(
+            f"{one} - {other}",
+            scale(metric) * d.mean.value,
+            scale(metric) * d.mean.low,
+            scale(metric) * d.mean.high,
+            text=shown(metric, d.mean.value, "+"),
+        )
+        for (one, other), d in confirmation.compared.items()
+    ]
+    parts = [bullets(verdicts(confirmation))]
+    if rows:
+        chart = interval_chart("Differences between recipes", rows, f"difference in {label(metric)}", width=620)
+        parts.append(figure(chart, "Mean over seeds and its 95 % interval; left of the line is better."))
+    parts += [table(*_means(confirmation), _MEANS), table(*_differences(confirmation), _TEST)]
+    return Section("Confirmed with further seeds", [*parts, paragraph(note(confirmation), "note")])
 
 
-def interval(metric: str, mean: statistics.Mean, sign: str = "") -> str:
+def verdicts(confirmation: Confirmation) -> list[str]:
+    """A sentence for each recipe of the search: its value, and whether the references are told from it."""
+    metric, sentences = confirmation.results.metric, []
+    for name, values in confirmation.values.items():
+        if name in REFERENCES:
+            continue
+        words: dict[str, list[str]] = {}
+        for reference, text in REFERENCES.items():
+            difference = confirmation.compared.get((name, reference))
+            p = "" if difference is None or math.isnan(difference.p) else f" (corrected p = {difference.corrected:.2g})"
+            if difference is None:
+                said = "there is no common seed to compare it with"
+            elif math.isnan(difference.p):
+                said = "one seed cannot tell it from"
+            elif difference.told:
+                said = f"it is {'better' if difference.mean.value < 0 else 'worse'} than"
+            else:
+                said = "these seeds cannot tell it from"
+            words.setdefault(said, []).append(text + p)
+        told = "; ".join(f"{said} {' or '.join(texts)}" for said, texts in words.items())
+        mean = statistics.mean([*values.values()])
+        sentences.append(f"{name}: {label(metric)} {interval(metric, mean)}; {told}.")
+    return sentences or ["No recipe of the search has completed."]
+
+
+def interval(metric: str, mean: Mean, sign: str = "") -> str:
     """A mean, with its interval when it has one."""
     text = shown(metric, mean.value, sign)
     if math.isnan(mean.low):
@@ -111,32 +167,37 @@ def interval(metric: str, mean: statistics.Mean, sign: str = "") -> str:
     return f"{text} ({shown(metric, mean.low, sign)} to {shown(metric, mean.high, sign)})"
 
 
-def _means(results: Results, found: dict, names: list[str]) -> list[str]:
-    metrics = [results.metric, *(m for m in METRICS if m != results.metric and not m.endswith(("top5_error", "brier")))]
+_MEANS = "In brackets: 95 % intervals over seeds (Student's t)."
+_TEST = "Student's paired t test, with Holm's correction for all rows of this table."
+
+
+def _means(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
+    metric = confirmation.results.metric
+    metrics = [metric, *(m for m in METRICS if m != metric and not m.endswith(("top5_error", "brier")))]
     rows = []
-    for name in names:
-        attrs = [trial.user_attrs.get("metrics", {}) for trial in found[name].values()]
+    for name, trials in confirmation.found.items():
+        measured = [trial.user_attrs.get("metrics", {}) for trial in trials.values()]
         cells = [
-            interval(m, statistics.mean([a[m] for a in attrs])) if all(m in a for a in attrs) else NONE for m in metrics
+            interval(m, statistics.mean([a[m] for a in measured])) if all(m in a for a in measured) else NONE
+            for m in metrics
         ]
-        rows.append([name, str(len(attrs)), *cells])
-    return [markdown(["", "seeds", *map(label, metrics)], rows), "", "In brackets: 95 % intervals over seeds."]
+        rows.append([name, str(len(measured)), *cells])
+    return ["", "seeds", *map(label, metrics)], rows
 
 
-def _differences(metric: str, compared: dict[tuple[str, str], statistics.Difference]) -> list[str]:
-    rows = []
-    for (first, second), d in compared.items():
+def _differences(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
+    metric, rows = confirmation.results.metric, []
+    for (first, second), d in confirmation.compared.items():
         p = [NONE, NONE] if math.isnan(d.p) else [f"{d.p:.2g}", f"{d.corrected:.2g}"]
-        rows.append(
-            [f"{first} - {second}", str(d.mean.count), interval(metric, d.mean, "+"), *p, "yes" if d.told else "no"]
-        )
+        told = "yes" if d.told else "no"
+        rows.append([f"{first} - {second}", str(d.mean.count), interval(metric, d.mean, "+"), *p, told])
     unit = " (points)" if scale(metric) == 100 else ""
-    header = ["", "seeds", f"mean{unit} (95 % interval)", "p", "corrected p", "told apart"]
-    return [markdown(header, rows), "", "Student's paired t test, Holm's correction for all rows of this table."]
+    return ["", "seeds", f"mean{unit} (95 % interval)", "p", "corrected p", "told apart"], rows
 
 
-def _note(found: dict) -> str:
-    few = min((len(of) for of in found.values()), default=0)
+def note(confirmation: Confirmation) -> str:
+    """What the seeds cannot say."""
+    few = min(map(len, confirmation.found.values()), default=0)
     return (
         f"With {few} seeds only large differences can be told; that two are not told apart does not mean that they are "
         "equal. Validation images are those of the search: `python sweeps/evaluate.py` on this sweep measures the same "

@@ -11,19 +11,18 @@ import shlex
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import optuna
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 
 from mollify_core.datasets import ImageFolder
 from mollify_core.errors import ConfigError
-from sweeps import confirm, plan, report, runs, settle, snapshots
+from sweeps import confirm, html_page, plan, report, runs, settle, snapshots
 from sweeps.results import Results
 from sweeps.settle import Sweep
 from sweeps.store import retry, trial_folder
@@ -84,10 +83,13 @@ def _confirm(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
     if code is None:
         found = load_study(second.setup.url, second.name)
         assert found is not None
-        summary = confirm.summary(found)
-        (sweep.store / "report").write("confirmation.md", summary.encode())
-        console.print()
-        console.print(Markdown(summary))
+        confirmed = confirm.read(found)
+        (sweep.store / "report").write("confirmation.md", confirm.summary(confirmed).encode())
+        _build(sweep, study, args, extra=[confirm.section(confirmed)])
+        console.print("\n[bold]Confirmed with further seeds[/]")
+        for text in [*confirm.verdicts(confirmed), confirm.note(confirmed)]:
+            console.print(text, highlight=False, markup=False)
+        console.print(f"Report: {sweep.store.uri}/report/report.html", soft_wrap=True, highlight=False)
         code = 0
     return code
 
@@ -139,6 +141,9 @@ def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, args: 
         )
     workers = f"{place.workers} worker{'s' if place.workers > 1 else ''} on {place.device}"
     table.add_row("a trial", f"{workers}, {place.cpus} CPU each")
+    if place.workers > 1:
+        own = "BatchNorm over the images of all workers" if place.gpus else "BatchNorm over each worker's own images"
+        table.add_row("", own + ("" if place.gpus else ": PyTorch synchronises it on GPUs only"))
     table.add_row("at once", f"{place.concurrent} trial{'s' * (place.concurrent > 1)} ({place.why})")
     if sweep.seconds is None:
         table.add_row("time", "unknown until the first epoch: the trials' device is not on this machine")
@@ -178,29 +183,53 @@ def _report(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
     """Builds and prints the report; 1 when no trial completed."""
     study = load_study(sweep.setup.url, sweep.name)
     assert study is not None
+    best = _build(sweep, study, args)
+    commands = _commands(sweep, args, args.argv)
+    report.print_result(console, study, report_uri=f"{sweep.store.uri}/report/report.html", commands=commands)
+    return 1 if best is None else 0
+
+
+def _build(
+    sweep: Sweep, study: optuna.Study, args: argparse.Namespace, extra: Sequence[html_page.Section] = ()
+) -> int | None:
+    """Writes the report to storage; returns the number of the best trial."""
+    tested = _tested(sweep)
     folder = Path(tempfile.mkdtemp(prefix="mollify-report-"))
     try:
-        built = report.build(study, folder, per_image=_per_image(sweep, study))
+        built = report.build(
+            study,
+            folder,
+            per_image=_per_image(sweep, study),
+            evaluation=tested if tested and tested.is_file() else None,
+            commands=_commands(sweep, args, sweep.argv),  # without a password
+            extra=extra,
+        )
         (sweep.store / "report").upload(folder)
     finally:
         shutil.rmtree(folder)
-    here = f"{sweep.store.uri}/report"
-    best = "best_recipe.json"
-    train = [
-        "python",
-        "-m",
-        "mollify_core.train",
-        f"{here}/{best}" if sweep.store.local else best,
-        *_data_flags(sweep, args),
-    ]
+    return built.best
+
+
+def _commands(sweep: Sweep, args: argparse.Namespace, argv: Sequence[str]) -> list[tuple[str, str]]:
+    """What a user may do next: (description, command); `argv` is the command line that made the sweep."""
+    best, flags = "best_recipe.json", _data_flags(sweep, args)
+    recipe = f"{sweep.store.uri}/report/{best}" if sweep.store.local else best
     commands = [
         ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.sweep["study_url"]])),
         ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
-        ("train the best again, alone", shlex.join(train)),
-        ("search on", _command(args.program, args.argv, trials=2 * sweep.setup.trials)),
+        ("train the best again, alone", shlex.join(["python", "-m", "mollify_core.train", recipe, *flags])),
     ]
-    report.print_result(console, study, report_uri=here, commands=commands)
-    return 1 if built.best is None else 0
+    tested = _tested(sweep)
+    if tested:
+        words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
+        commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
+    more = 2 * sweep.setup.trials
+    return [*commands, ("search on", _command(sweep.program, argv, trials=more))]
+
+
+def _tested(sweep: Sweep) -> Path | None:
+    """Where a measurement on the test set is looked for."""
+    return sweep.store.local / "evaluation" / "evaluation.parquet" if sweep.store.local else None
 
 
 def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndarray]]:
@@ -214,7 +243,7 @@ def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndar
     return result
 
 
-def _command(program: str, argv: list[str], trials: int | None = None) -> str:
+def _command(program: str, argv: Sequence[str], trials: int | None = None) -> str:
     """The command that was typed, with another number of trials when given."""
     words = list(argv)
     if trials is not None:

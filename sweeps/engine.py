@@ -49,6 +49,7 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
     import joblib
     import ray
     import torch
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     if ray.is_initialized():
         return
@@ -61,6 +62,7 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
         options |= {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
     else:
         options |= {"address": address}
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # for ray://, Ray does not look itself
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
@@ -288,8 +290,10 @@ class Run:
         scratch = tempfile.mkdtemp(prefix="mollify-tune-")
         try:
             trainable = tune.with_parameters(TrialActor, setup=setup, datasets=shards)
+            trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([bundle]))
+            trainable.__name__ = trainable.__qualname__ = sweep.name  # the class of its actors in Ray's dashboard
             tune.Tuner(
-                tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
+                trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=_searcher(setup.study),
                     num_samples=-1,  # the study says when it is enough: a preempted trial is handed out again

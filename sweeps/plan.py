@@ -90,6 +90,13 @@ def place(
     return Placement(workers, cpus, gpus, concurrent, why)
 
 
+def cores() -> int:
+    """CPU cores that this process may use, also in a container."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
 def seconds_per_trial(
     recipe: Recipe, sample: ImageSet, spec: DatasetSpec, placement: Placement, n_fit: int, n_val: int
 ) -> float | None:

@@ -66,20 +66,20 @@ def history(results: Results) -> Figure | None:
     numbers, values = [t.number for t in done], _values(done, metric)
     pruned = [t for t in _trials(results, TrialState.PRUNED) if t.intermediate_values]
     failed = _trials(results, TrialState.FAIL)
-    limits = _limits(values)
+    limits = bulk_limits(values)
     best = np.minimum.accumulate(values)
     end = len(results.trials) - 1
     axes.step([*numbers, end], [*best, best[-1]], where="post", color=BLUE, lw=1.6, label="best so far")
-    axes.scatter(numbers, _inside(values, limits), s=34, color=BLUE, alpha=0.75, lw=0, label="completed")
+    axes.scatter(numbers, clipped(values, limits), s=34, color=BLUE, alpha=0.75, lw=0, label="completed")
     if pruned:
         last = scale(metric) * np.array([t.intermediate_values[max(t.intermediate_values)] for t in pruned])
         style: dict[str, Any] = {"s": 30, "facecolor": "white", "edgecolor": GREY, "lw": 1.3}
-        axes.scatter([t.number for t in pruned], _inside(last, limits), label="pruned (last value)", **style)
+        axes.scatter([t.number for t in pruned], clipped(last, limits), label="pruned (last value)", **style)
     if failed:
         style = {"s": 36, "marker": "x", "color": "black", "lw": 1.3, "clip_on": False, "zorder": 6}
         axes.scatter([t.number for t in failed], [limits[0]] * len(failed), label="failed (no value)", **style)
     for name, trial in _marked(results):
-        _mark(axes, name, trial, trial.number, _inside(_values([trial], metric), limits))
+        _mark(axes, name, trial, trial.number, clipped(_values([trial], metric), limits))
     note = "points on the upper edge lie beyond it"
     axes.text(1, 1.01, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color="#666666")
     axes.set(xlabel="trial", ylabel=label(metric), ylim=limits)
@@ -117,7 +117,7 @@ def parallel(results: Results) -> Figure | None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     everyone = [results.searched(trial) for trial in [*done, *pruned]]
-    scales = [_Scale(sweep["space"][name], [p[name] for p in everyone if name in p]) for name in names]
+    scales = [Scale(sweep["space"][name], [p[name] for p in everyone if name in p]) for name in names]
 
     def line(trial: FrozenTrial) -> np.ndarray:
         params = results.searched(trial)
@@ -125,7 +125,7 @@ def parallel(results: Results) -> Figure | None:
         return np.column_stack([np.arange(len(names)), heights])
 
     values = _values(done, metric)
-    norm = Normalize(values.min(), _limits(values)[1])
+    norm = Normalize(values.min(), bulk_limits(values)[1])
     axes.add_collection(LineCollection([line(t) for t in pruned], colors="#D5D5D5", lw=0.8, zorder=1))
     lines = LineCollection([line(t) for t in done[::-1]], cmap="viridis", norm=norm, lw=1.2, alpha=0.7, zorder=2)
     lines.set_array(values[::-1])
@@ -173,7 +173,7 @@ def curves(results: Results) -> Figure | None:
         axes.plot(epochs, scale(objectives[0]) * values, label="_" if kind in labelled else kind, **style)
         labelled.add(kind)
         shown.extend(scale(objectives[0]) * values)
-    axes.set(xlabel="epoch (from 0)", ylabel=f"{label(objectives[0])}, fixed subsample", ylim=_limits(shown))
+    axes.set(xlabel="epoch (from 0)", ylabel=f"{label(objectives[0])}, fixed subsample", ylim=bulk_limits(shown))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure)
     return figure
@@ -189,8 +189,8 @@ def pareto(results: Results) -> Figure | None:
     for axes, (i, j) in zip(np.atleast_1d(grid), pairs, strict=True):
         x, y = (_values(done, objectives[k], k) for k in (i, j))
         on = np.array([t.number in results.front for t in done])
-        frame = _limits(x), _limits(y)
-        inside = np.column_stack([_inside(x, frame[0]), _inside(y, frame[1])])
+        frame = bulk_limits(x), bulk_limits(y)
+        inside = np.column_stack([clipped(x, frame[0]), clipped(y, frame[1])])
         axes.scatter(*inside[~on].T, s=34, color=GREY, alpha=0.7, lw=0, label="completed")
         axes.scatter(*inside[on].T, s=44, color=BLUE, lw=0, label="Pareto front")
         if len(objectives) == 2:  # with more, the front is no line in this plane
@@ -214,13 +214,13 @@ def slices(results: Results) -> Figure | None:
     size = 2.9 * columns + 1, 2.5 * rows + 1
     figure, grid = _figure(results, "One parameter at a time (darker: later trial)", *size, rows, columns)
     values = _values(done, metric)
-    limits = _limits(values)
+    limits = bulk_limits(values)
     newest = max(t.number for t in done)
-    heights = dict(zip([t.number for t in done], _inside(values, limits), strict=True))
+    heights = dict(zip([t.number for t in done], clipped(values, limits), strict=True))
     for axes in np.ravel(grid)[len(names) :]:
         axes.set_visible(False)
     for index, (axes, name) in enumerate(zip(np.ravel(grid), names, strict=False)):
-        axis = _Scale(sweep["space"][name], [results.searched(t).get(name) for t in done])
+        axis = Scale(sweep["space"][name], [results.searched(t).get(name) for t in done])
         at = {t.number: axis.place(results.searched(t).get(name)) for t in done}
         norm = Normalize(-0.35 * newest, newest)  # the palest blues do not show on white
         style: dict[str, Any] = {"cmap": "Blues", "norm": norm, "s": 24, "lw": 0.3, "edgecolor": BLUE}
@@ -237,7 +237,7 @@ def slices(results: Results) -> Figure | None:
     return figure
 
 
-class _Scale:
+class Scale:
     """Where a parameter's values stand between 0 and 1 on an axis of its own: linear, logarithmic or by choice."""
 
     def __init__(self, space: Mapping[str, Any], values: Iterable[Any]) -> None:
@@ -264,10 +264,10 @@ class _Scale:
         subs = (1.0, 3.0) if self._log and self._high / self._low > 20 else (1.0, 2.0, 5.0)
         locator = LogLocator(subs=subs, numticks=20) if self._log else MaxNLocator(4)
         between = [v for v in locator.tick_values(self._low, self._high) if 0.12 < self.place(v) < 0.88]
-        return [(self.place(v), _short(v)) for v in (self._low, *between, self._high)]
+        return [(self.place(v), short(v)) for v in (self._low, *between, self._high)]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3g}"
     return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
@@ -311,7 +311,7 @@ def _trials(results: Results, state: TrialState) -> list[FrozenTrial]:
     return [trial for trial in results.trials if trial.state == state]
 
 
-def _limits(values: Iterable[float]) -> tuple[float, float]:
+def bulk_limits(values: Iterable[float]) -> tuple[float, float]:
     """Axis limits around the bulk of the values: a few diverged trials must not flatten all others."""
     finite = np.array([v for v in values if math.isfinite(v)])
     low, quarter, three_quarters, high = np.quantile(finite, [0, 0.25, 0.75, 1])
@@ -320,6 +320,6 @@ def _limits(values: Iterable[float]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _inside(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+def clipped(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     """Values beyond the upper limit are drawn just below it."""
     return np.minimum(values, limits[1] - 0.025 * (limits[1] - limits[0]))

@@ -22,17 +22,21 @@ from optuna.trial import FrozenTrial, TrialState
 from mollify_core.errors import DataError, StorageError
 from sweeps.results import MIN_FOR_IMPORTANCE, REFERENCES, Results, label, scale, settings_of
 from sweeps.study import hide_password
+from sweeps.text import NONE, markdown, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from sweeps.html_page import Section
+
     PerImage = Mapping[int, Mapping[str, np.ndarray]]
+    Interval = tuple[float, float, float]
 
 TOP = 10  # trials in the tables
 METRICS = tuple(f"{k}_{m}" for k in ("clean", "corrupted") for m in ("nll", "error", "top5_error", "brier", "ece"))
 UNVERIFIED = "UNVERIFIED DATA: the files of this data set were not checked against official checksums"
-NONE = "–"
+PAIRED_NOTE = "The intervals cover the choice of the validation images, not that of the training seed."
 
 
 @dataclass(frozen=True)
@@ -50,26 +54,38 @@ class Report:
     files: tuple[Path, ...]
 
 
-def build(study: optuna.Study, out: Path, *, per_image: PerImage | None = None) -> Report:
-    """Writes trials.parquet, best_recipe.json, summary.md and plots/*.png into folder `out`, each file atomically.
+def build(
+    study: optuna.Study,
+    out: Path,
+    *,
+    per_image: PerImage | None = None,
+    evaluation: Path | None = None,
+    commands: Sequence[tuple[str, str]] = (),
+    extra: Sequence[Section] = (),
+) -> Report:
+    """Writes report.html, summary.md, trials.parquet, best_recipe.json and plots/*.png into `out`, each atomically.
 
     Args:
         study: a sweep's study.
         out: local folder; made when missing.
         per_image: trial number -> metric ("clean_nll", "clean_error", "corrupted_nll", "corrupted_error") -> (images,)
             float, one value per validation image, in the same order for all trials; for paired differences between
-            the best trial and the references.
+            the best trial and the references. Also "bins" of `validation.image_values`, for pictures.
+        evaluation: evaluation.parquet of the sweep's models; the page then shows the test set too.
+        commands: (description, command) pairs, shown on the page.
+        extra: further sections of the page.
 
     Raises:
         ConfigError: the study is not a sweep's.
-        DataError: per-image values of two trials differ in number.
+        DataError: per-image values of two trials differ in number, or `evaluation` is none.
         StorageError: `out` cannot be written.
     """
-    import sweeps.plots as plots  # matplotlib is slow to import
+    from sweeps import html_report, plots  # matplotlib is slow to import
 
     results = Results(study)
     best = results.compared.get("best")
     summary = _summary(results, per_image or {})
+    page = html_report.page(results, per_image=per_image, evaluation=evaluation, commands=commands, extra=extra)
     files: list[Path] = []
 
     def write(name: str, save: Callable[[Path], object]) -> None:
@@ -85,25 +101,24 @@ def build(study: optuna.Study, out: Path, *, per_image: PerImage | None = None) 
 
     write("trials.parquet", partial(_write_trials, results))
     if best is not None:
-        text = json.dumps(_best_recipe(results, best), indent=2) + "\n"
+        text = json.dumps(best_recipe(results, best), indent=2) + "\n"
         write("best_recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
     write("summary.md", lambda path: path.write_text(summary, encoding="utf-8"))
+    write("report.html", lambda path: path.write_text(page, encoding="utf-8"))
     for name, figure in plots.draw(results).items():
         write(f"plots/{name}.png", partial(figure.savefig, format="png"))
     return Report(None if best is None else best.number, summary, tuple(files))
 
 
-def _shown(metric: str, value: float | None, sign: str = "") -> str:
-    return NONE if value is None else f"{scale(metric) * value:{sign}#.4g}".rstrip(".")
-
-
-def _setting(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A setting's value for readers."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return "none" if value is None else ",".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
+def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
+    """What best_recipe.json says."""
     sweep, attrs = results.sweep, best.user_attrs
     keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
     provenance = {"sweep": sweep["name"], "trial": best.number, **{key: sweep[key] for key in keys}}
@@ -149,7 +164,7 @@ def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _verdict(results: Results) -> str:
+def verdict(results: Results) -> str:
     """The best trial against the paper's schedule and plain training, on the first objective, in plain sentences."""
     if not results.completed:
         return "No trial has completed, so there is nothing to compare."
@@ -158,7 +173,7 @@ def _verdict(results: Results) -> str:
     own = best.user_attrs.get("reference")
     text = f"Best of {len(results.completed)} completed trials: trial {best.number}"
     text += f" ({REFERENCES[own]})" if own else ""
-    text += f", with a {label(metric, unit=False)} of {_shown(metric, best.values[0])}{unit} on the validation images."
+    text += f", with a {label(metric, unit=False)} of {shown(metric, best.values[0])}{unit} on the validation images."
     below = []
     for name, words in REFERENCES.items():
         other = results.compared.get(name)
@@ -170,8 +185,8 @@ def _verdict(results: Results) -> str:
         else:
             gain = other.values[0] - best.values[0]
             share = f" ({100 * gain / other.values[0]:.3g} %)" if other.values[0] > 0 else ""
-            value = f"trial {other.number}: {_shown(metric, other.values[0])}{unit}"
-            below.append(f"{_shown(metric, gain)}{points}{share} below {words} ({value})")
+            value = f"trial {other.number}: {shown(metric, other.values[0])}{unit}"
+            below.append(f"{shown(metric, gain)}{points}{share} below {words} ({value})")
     return text + (f" That is {' and '.join(below)}." if below else "")
 
 
@@ -184,7 +199,7 @@ def _why_missing(results: Results, name: str) -> str:
     return "the sweep has no such trial"
 
 
-def _comparison(results: Results) -> tuple[list[str], list[list[str]]]:
+def comparison(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every validation metric of the compared trials, and by how much they differ from plain."""
     measured = {name: trial.user_attrs.get("metrics", {}) for name, trial in results.compared.items()}
     others = [name for name in measured if name != "plain" and "plain" in measured]
@@ -193,12 +208,12 @@ def _comparison(results: Results) -> tuple[list[str], list[list[str]]]:
         values = {name: m.get(metric) for name, m in measured.items()}
         base = values.get("plain")
         differences = [None if base is None or values[o] is None else values[o] - base for o in others]
-        row = [_shown(metric, v) for v in values.values()] + [_shown(metric, d, "+") for d in differences]
+        row = [shown(metric, v) for v in values.values()] + [shown(metric, d, "+") for d in differences]
         rows.append([label(metric), *row])
     return ["validation", *measured, *(f"{name} - plain" for name in others)], rows
 
 
-def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+def paired_interval(first: np.ndarray, second: np.ndarray) -> Interval:
     """Mean of first - second over images, and its 95 % interval by the normal approximation of paired differences.
 
     Args:
@@ -217,28 +232,36 @@ def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float
     return mean, mean - float(half), mean + float(half)
 
 
+def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str, str], Interval | None]:
+    """Pairs of different compared trials -> first - second by `paired_interval`; None where values are missing."""
+    trials = results.compared
+    found: dict[tuple[str, str], Interval | None] = {}
+    for pair in (("best", "plain"), ("best", "paper"), ("paper", "plain")):
+        if set(pair) <= trials.keys() and trials[pair[0]].number != trials[pair[1]].number:
+            first, second = (per_image.get(trials[name].number, {}).get(metric) for name in pair)
+            found[pair] = None if first is None or second is None else paired_interval(first, second)
+    return found
+
+
 def _paired(results: Results, per_image: PerImage) -> list[str]:
     """Markdown lines: the paired differences on the first objective, or why there are none."""
-    metric, trials = results.metric, results.compared
+    metric = results.metric
     if metric.endswith("_ece"):
         return ["The ECE has no value per image, so there is no paired interval.", ""]
     rows = []
-    for one, other in (("best", "plain"), ("best", "paper"), ("paper", "plain")):
-        if not {one, other} <= trials.keys() or trials[one].number == trials[other].number:
-            continue
-        first, second = (per_image.get(trials[name].number, {}).get(metric) for name in (one, other))
+    for (one, other), interval in paired(results, per_image, metric).items():
         cells = ["no per-image values", NONE, NONE]
-        if first is not None and second is not None:
-            mean, low, high = paired_interval(first, second)
-            interval = f"{_shown(metric, low, '+')} to {_shown(metric, high, '+')}"
-            cells = [_shown(metric, mean, "+"), interval, "no" if low <= 0 <= high else "yes"]
+        if interval is not None:
+            mean, low, high = interval
+            ends = f"{shown(metric, low, '+')} to {shown(metric, high, '+')}"
+            cells = [shown(metric, mean, "+"), ends, "no" if low <= 0 <= high else "yes"]
         rows.append([f"{one} - {other}", *cells])
     header = [f"{label(metric)}, paired over images", "mean difference", "95 % interval", "excludes 0"]
-    note = "The intervals cover the choice of the validation images, not that of the training seed."
-    return [_markdown(header, rows), "", note, ""] if rows else []
+    return [markdown(header, rows), "", PAIRED_NOTE, ""] if rows else []
 
 
-def _caveat(results: Results) -> str:
+def caveat(results: Results) -> str:
+    """How far the figures can be trusted."""
     return (
         f"Each figure comes from one training seed, and the best was chosen among {len(results.completed)} completed "
         "trials by these same validation images, so its advantage is optimistic: confirm it with further seeds and on "
@@ -255,43 +278,49 @@ def _top(results: Results, params: Sequence[str]) -> tuple[list[str], list[list[
         attrs, used = trial.user_attrs, results.searched(trial)
         notes = [attrs.get("reference"), "Pareto" if trial.number in results.front else None]
         values = [*trial.values, *(attrs.get("metrics", {}).get(m) for m in metrics)]
-        cells = [_shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
-        cells += [f"{attrs.get('seconds', math.nan) / 60:.1f}", *(_setting(used.get(p)) for p in params)]
+        cells = [shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
+        cells += [f"{attrs.get('seconds', math.nan) / 60:.1f}", *(setting(used.get(p)) for p in params)]
         rows.append([" ".join([str(trial.number), *filter(None, notes)]), *cells])
     return ["trial", *map(label, [*objectives, *metrics]), "minutes", *params], rows
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _summary(results: Results, per_image: PerImage) -> str:
-    sweep, trials = results.sweep, results.trials
+    sweep = results.sweep
     lines = [] if sweep["verified"] else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Sweep {sweep['name']}: {sweep['dataset']}, {sweep['network']}", "", "## Was it worth it?", ""]
-    lines += [_verdict(results), ""]
+    lines += [verdict(results), ""]
     if results.completed:
-        lines += [_markdown(*_comparison(results)), ""]
+        lines += [markdown(*comparison(results)), ""]
         lines += _paired(results, per_image) if per_image else []
-        lines += [_caveat(results), "", "## Best trials", "", _markdown(*_top(results, list(sweep["space"]))), ""]
-    counts = [f"{n} {s.name}" for s in TrialState if (n := sum(trial.state == s for trial in trials))]
-    lines += ["## Trials", "", f"{len(trials)} in all: {', '.join(counts)}.", ""]
-    for kind, failed in _failures(results).items():
-        message = str(failed[0].user_attrs.get("failure_message", "")).strip().partition("\n")[0][:200]
-        lines += [f"- failed ({kind}): trial {_numbers(failed)}" + (f"; first: {message}" if message else "")]
+        lines += [caveat(results), "", "## Best trials", "", markdown(*_top(results, list(sweep["space"]))), ""]
+    lines += ["## Trials", "", tally(results), "", *(f"- {line}" for line in failures(results))]
     lines += ["", "## Importance of the parameters", ""]
     if results.importances:
         rows = [[name, f"{100 * share:.1f}"] for name, share in results.importances.items()]
         lines += ["Share of the variance of the trials' ranks on the first objective (fANOVA); a rough guide.", ""]
-        lines += [_markdown(["parameter", "share (%)"], rows), ""]
+        lines += [markdown(["parameter", "share (%)"], rows), ""]
     else:
         few = f"It takes {MIN_FOR_IMPORTANCE} completed trials inside the searched ranges that differ in value."
         lines += [f"Cannot be computed. {few}", ""]
-    return "\n".join([*lines, "## Provenance", "", _markdown(["", "value"], _provenance(sweep)), ""])
+    return "\n".join([*lines, "## Provenance", "", markdown(["", "value"], provenance(sweep)), ""])
 
 
-def _failures(results: Results) -> dict[str, list[FrozenTrial]]:
+def tally(results: Results) -> str:
+    """How many trials there are, by state."""
+    counts = [f"{n} {s.name}" for s in TrialState if (n := sum(trial.state == s for trial in results.trials))]
+    return f"{len(results.trials)} in all: {', '.join(counts)}." if counts else "There are none yet."
+
+
+def failures(results: Results) -> list[str]:
+    """A line for each kind of failure: which trials, and what the first one said."""
+    lines = []
+    for kind, failed in _failed(results).items():
+        message = str(failed[0].user_attrs.get("failure_message", "")).strip().partition("\n")[0][:200]
+        lines.append(f"failed ({kind}): trial {_numbers(failed)}" + (f"; first: {message}" if message else ""))
+    return lines
+
+
+def _failed(results: Results) -> dict[str, list[FrozenTrial]]:
     kinds: dict[str, list[FrozenTrial]] = {}
     for trial in results.trials:
         if trial.state == TrialState.FAIL:
@@ -303,8 +332,9 @@ def _numbers(trials: Iterable[FrozenTrial]) -> str:
     return ", ".join(str(trial.number) for trial in trials)
 
 
-def _provenance(sweep: Mapping[str, Any]) -> list[list[str]]:
-    shown = {
+def provenance(sweep: Mapping[str, Any]) -> list[list[str]]:
+    """Rows: where the sweep's numbers come from."""
+    rows = {
         "objectives": ", ".join(sweep["objectives"]),
         "data": f"{sweep['dataset']}, {'verified' if sweep['verified'] else 'UNVERIFIED'}, {sweep['fingerprint']}",
         "sampler, pruner, seed": f"{sweep['sampler']}, {sweep['pruner']}, {sweep['seed']}",
@@ -314,7 +344,7 @@ def _provenance(sweep: Mapping[str, Any]) -> list[list[str]]:
         "storage": sweep["storage"],
         "study": hide_password(sweep["study_url"]),
     }
-    return [[name, _setting(value)] for name, value in shown.items()]
+    return [[name, setting(value)] for name, value in rows.items()]
 
 
 def print_result(console: Console, study: optuna.Study, *, report_uri: str, commands: list[tuple[str, str]]) -> None:
@@ -335,15 +365,15 @@ def print_result(console: Console, study: optuna.Study, *, report_uri: str, comm
     console.rule(Text(f"{sweep['name']}: {sweep['dataset']}, {sweep['network']}"))
     if best is not None:
         columns = {name: results.searched(t) for name, t in results.compared.items() if name != "plain"}
-        rows = [[setting, *(_setting(c.get(setting)) for c in columns.values())] for setting in columns["best"]]
+        rows = [[name, *(setting(c.get(name)) for c in columns.values())] for name in columns["best"]]
         console.print(_rich_table(f"Best recipe (trial {best.number})", ["setting", *columns], rows))
         room = max(0, (console.width - 70) // 14)  # the rest of the parameters is in the report
         console.print(_rich_table("Best trials", *_top(results, list(sweep["space"])[:room])))
-        console.print(_rich_table("Was it worth it?", *_comparison(results)))
-    console.print(Text(f"\n{_verdict(results)}"))
+        console.print(_rich_table("Was it worth it?", *comparison(results)))
+    console.print(Text(f"\n{verdict(results)}"))
     if best is not None:
-        console.print(Text(_caveat(results), style="dim"))
-    for kind, failed in _failures(results).items():
+        console.print(Text(caveat(results), style="dim"))
+    for kind, failed in _failed(results).items():
         console.print(Text(f"Failed ({kind}): trial {_numbers(failed)}", style="red"))
     for description, command in [("Report", report_uri), *commands]:
         console.print(Text.assemble((f"{description}: ", "bold"), command), soft_wrap=True)

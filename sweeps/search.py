@@ -16,7 +16,7 @@ from types import FrameType
 if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mollify_core.errors import MollifyError
+from mollify_core.errors import ConfigError, MollifyError
 from sweeps import environment
 from sweeps.arguments import parser
 
@@ -30,6 +30,15 @@ def main(argv: list[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         args = parser().parse_args(argv, argparse.Namespace(argv=argv))
         signal.signal(signal.SIGTERM, interrupt)  # the batch systems' Ctrl-C
+        if args.submit is not None:
+            from sweeps.submit import submit
+
+            return submit(args)
+        if (args.address or "").startswith("ray://") and not args.study_url:
+            raise ConfigError(
+                "Expected --study-url with --address ray://…, since the study is then kept by the cluster; or give the "
+                "whole command to the cluster with --submit"
+            )
         from sweeps.driver import run
 
         return run(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -23,7 +24,7 @@ from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
 from mollify_core.validation import check_objectives
-from sweeps import plan, provenance, space
+from sweeps import packing, plan, provenance, space
 from sweeps.store import Store
 from sweeps.study import Setup, hide_password
 
@@ -128,14 +129,14 @@ def settle(
     """
     spec = dataset_spec(args.dataset, data_dir=args.data_dir, image_size=base.data.image_size)
     checkpoint_bytes = plan.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
-    placement = plan.place(
-        _nodes(args),
-        workers=args.workers_per_trial,
-        cpus=args.cpus_per_worker,
-        gpus=args.gpus_per_worker,
-        at_most=args.max_concurrent,
-        trials=trials,
-    )
+    pack, nodes = _pack(args), _nodes(args)
+
+    def place(cpus: int, gpus: float | None) -> plan.Placement:
+        return plan.place(
+            nodes, workers=args.workers_per_trial, cpus=cpus, gpus=gpus, at_most=args.max_concurrent, trials=trials
+        )
+
+    placement = place(args.cpus_per_worker, args.gpus_per_worker)
     parts = placement.workers * base.mollify.repeat
     if base.optim.batch_size % parts:
         what = "--workers-per-trial" + (" times repeat" if base.mollify.repeat > 1 else "")
@@ -150,6 +151,11 @@ def settle(
     )
     images = prepared.tensors("train")
     fit, validation = split_rows(images.labels.numpy(), base, prepared.fingerprint)
+    sample = images.select(np.resize(fit, base.optim.batch_size))
+    if pack:
+        packed = packing.choose(base, sample, prepared.spec, plan.cores())
+        placement = place(packed.cpus, packed.gpus)
+        placement = dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
     if len(fit) < placement.workers:
         raise DataError(f"Expected at least one fit image for each worker, but got {len(fit)} images")
     identity = {
@@ -181,7 +187,6 @@ def settle(
     }
     grid_points = getattr(args, "grid_points", 3)
     setup = Setup(url, name, sweep, base, searched, tuple(references), trials, grid_points, args.max_failures)
-    sample = images.select(np.resize(fit, base.optim.batch_size))
     seconds = plan.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
     secret = args.study_url
     argv = tuple(word.replace(secret, hide_password(secret)) if secret else word for word in args.argv)
@@ -261,13 +266,23 @@ def _check_search(args: argparse.Namespace, searched: space.Space, trials: int, 
         raise ConfigError(f"Expected at least two ranges for --sampler cmaes, but got {len(numeric)}")
 
 
+def _pack(args: argparse.Namespace) -> bool:
+    """Whether the number of trials on a device is to be measured; raises a ConfigError where that cannot be."""
+    if args.pack == "off":
+        return False
+    if args.address is not None or args.workers_per_trial != 1:
+        raise ConfigError("Expected --pack auto for trials of one worker on this machine: it is measured here")
+    if args.cpus_per_worker != 1 or args.gpus_per_worker is not None:
+        raise ConfigError("Expected --pack auto without --cpus-per-worker and --gpus-per-worker, which it chooses")
+    return True
+
+
 def _nodes(args: argparse.Namespace) -> list[plan.Node]:
     """The machines that trials may run on: this one, or a running cluster's and those that it may still start."""
     if args.address is None:
-        import joblib
         import torch
 
-        return [plan.Node(joblib.cpu_count(), torch.cuda.device_count())]
+        return [plan.Node(plan.cores(), torch.cuda.device_count())]
     from sweeps.engine import cluster_nodes
 
     nodes = cluster_nodes(args.address)

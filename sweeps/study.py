@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -115,6 +115,7 @@ class SweepStudy:
         check_same(study, setup.sweep)
         if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", setup.sweep)
+            study.set_metric_names(setup.sweep["objectives"])
         study.pruner = self._pruner
         self._study = study
         self._trials: dict[int, optuna.Trial] = {}
@@ -299,12 +300,13 @@ class SweepStudy:
     # ---- what the driver wants to know
 
     def status(self) -> dict[str, Any]:
-        """Counts by state, the best trial so far, the running trials, and the seconds that finished trials took."""
+        """Counts by state and by failure, the best trial so far, the running ones, and the seconds of finished ones."""
         frozen = self._frozen()
         complete = [t for t in frozen if t.state == TrialState.COMPLETE]
         best = min(complete, key=lambda t: t.values[0], default=None)
         return {
             "counts": {s.name: sum(t.state == s for t in frozen) for s in TrialState},
+            "failures": Counter(t.user_attrs["failure"] for t in frozen if "failure" in t.user_attrs),
             "trials": self._setup.trials,
             "best": None if best is None else {"number": best.number, "value": best.values[0]},
             "references": {

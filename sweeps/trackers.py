@@ -6,24 +6,15 @@ its own: a slow disk or an unreachable server neither delays nor stops the sweep
 
 from __future__ import annotations
 
-import configparser
-import contextlib
-import hashlib
-import netrc
-import os
 import queue
-import re
-import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
-from urllib.parse import urlsplit
+from typing import Any, Protocol, get_args
 
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import SETTINGS, Recipe
-
-Mode = Literal["online", "offline", "off"]
+from sweeps.wandb_runs import Mode, WandbRuns, check_login, failure
 
 CLOSE_TIMEOUT = 120.0  # seconds to wait for one tracker at the end; what is written locally is kept in any case
 
@@ -54,11 +45,11 @@ class Trackers:
     ) -> None:
         if wandb not in get_args(Mode):
             raise ConfigError(f"Expected `wandb` to be one of {get_args(Mode)}, but got {wandb!r}")
-        if wandb == "online" and not _wandb_login():
-            raise ConfigError("Expected a wandb login on this machine, but found none; try `--wandb offline`")
+        if wandb == "online":
+            check_login()
         self._workers = [_Worker("TensorBoard", _TensorBoard(sweep, folder / "tensorboard"), notice)]
         if wandb != "off":
-            self._workers.append(_Worker("wandb", _Wandb(sweep, folder, wandb, project, notice), notice))
+            self._workers.append(_Worker("wandb", WandbRuns(sweep, folder, wandb, project, notice), notice))
 
     def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], *, reference: str | None) -> None:
         """Trial `number` starts, or starts again: a trial adopted after an interruption continues its curves."""
@@ -122,8 +113,8 @@ class _Worker:
                 getattr(self._tracker, event)(*args)
             except Exception as error:  # whatever a tracker runs into, the sweep goes on
                 if not failed:
-                    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                    self._notice(f"{self._name} failed, its records may be incomplete; the sweep goes on ({reason})")
+                    why = failure(error)
+                    self._notice(f"{self._name} failed, its records may be incomplete; the sweep goes on ({why})")
                 failed = True
 
 
@@ -160,7 +151,9 @@ class _TensorBoard:
         for name, value in final.items():
             writer.add_scalar(name, value, step)
         # SummaryWriter.add_hparams would open a second run folder for each trial
-        for summary in hparams({**self._hparams.pop(number, {}), "state": state}, final):
+        experiment, *session = hparams({**self._hparams.pop(number, {}), "state": state}, final)
+        # TensorBoard takes the columns of its table from any one trial's: only those that have metrics may name them
+        for summary in [experiment, *session] if final else session:
             writer.file_writer.add_summary(summary)
         self._writers.pop(number).close()
 
@@ -177,85 +170,3 @@ class _TensorBoard:
             folder = str(self._folder / f"{number:05d}")
             self._writers[number] = SummaryWriter(folder, purge_step=purge_step)
         return self._writers[number]
-
-
-class _Wandb:
-    """One wandb run per trial, grouped by sweep; its identity is stable, so that an adopted trial continues it."""
-
-    def __init__(
-        self, sweep: dict[str, Any], folder: Path, mode: Mode, project: str, notice: Callable[[str], None]
-    ) -> None:
-        self._sweep, self._folder, self._mode, self._project, self._notice = sweep, folder, mode, project, notice
-        self._runs: dict[int, Any] = {}
-        self._used = False
-
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
-        import wandb
-
-        if number in self._runs:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        sweep = self._sweep
-        # the time of creation keeps two sweeps of one name in one project apart
-        created = hashlib.sha256(f"{sweep['name']} {sweep.get('created')}".encode()).hexdigest()[:8]
-        slug = re.sub(r"[^A-Za-z0-9_-]", "-", sweep["name"])[:64]
-        quiet = {"silent": True, "quiet": True, "console": "off"}
-        # the driver's command line, code and load say nothing about a trial; the first may hold a database password
-        lean = {"x_disable_meta": True, "x_disable_stats": True, "disable_git": True, "disable_code": True}
-        limits = {"init_timeout": CLOSE_TIMEOUT / 4, "finish_timeout": CLOSE_TIMEOUT / 4}
-        wanted: dict[str, Any] = {**quiet, **lean, **limits, "save_code": False}
-        known = wandb.Settings.model_fields  # older wandb lacks finish_timeout
-        settings = wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
-        wandb.setup(settings=settings)  # silences what wandb.init prints before it has read its own settings
-        self._runs[number] = wandb.init(
-            project=self._project,
-            group=sweep["name"],
-            name=f"{sweep['name']}-{number:05d}",
-            id=f"{slug}-{created}-{number:05d}",
-            resume="allow",
-            mode="online" if self._mode == "online" else "offline",
-            reinit="create_new",
-            config=recipe,
-            tags=[tag[:64] for tag in (sweep["dataset"], sweep["network"], reference) if tag],
-            dir=str(self._folder),
-            settings=settings,
-        )
-        self._used = True
-
-    def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
-        run = self._runs.get(number)
-        if run is not None:  # of a repeated epoch wandb keeps the first row; a resumed trial repeats the same numbers
-            run.log(metrics, step=epoch, commit=True)
-
-    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
-        run = self._runs.pop(number, None)
-        if run is not None:
-            run.summary.update({**metrics, "state": state})
-            run.finish(exit_code=int(state == "FAIL"))
-
-    def close(self) -> None:
-        with contextlib.ExitStack() as stack:  # one run's failure leaves no other unfinished
-            if self._used and self._mode == "offline":
-                runs = f"{shlex.quote(str(self._folder / 'wandb'))}/offline-run-*"
-                stack.callback(self._notice, f"wandb kept the curves on this machine; to upload: wandb sync {runs}")
-            while self._runs:
-                _, run = self._runs.popitem()
-                stack.callback(run.finish, exit_code=1)
-                stack.callback(run.mark_preempting)
-
-
-def _wandb_login() -> bool:
-    """Whether wandb would find credentials: environment, its settings file, netrc. Looks at this machine only."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    settings = configparser.ConfigParser(interpolation=None)
-    with contextlib.suppress(configparser.Error, OSError):
-        settings.read(Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings")
-    if settings.has_option("default", "api_key"):
-        return True
-    url = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
-    try:
-        logins = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser())
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return logins.authenticators(str(urlsplit(url).netloc)) is not None

@@ -100,6 +100,8 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Trains the assigned recipe to its end, or until it is pruned or stopped."""
         number, study = self.config["number"], StudyClient(self._setup.study)
+        title = f"ray::{self._setup.study.removeprefix('study-')}/{number:05d}"  # as Ray's dashboard and `ps` show it
+        ray._raylet.setproctitle(title)  # type: ignore[attr-defined]
         while True:
             group = study.holds(number)
             if group is not None:  # of a process that died: Ray would keep its place until the sweep ends

@@ -94,9 +94,9 @@ def test_the_best_recipes_are_chosen_each_once_with_the_references():
 
 def test_what_seeds_tell_and_what_they_cannot():
     values = {"paper": [1.0, 1.1, 0.9, 1.0], "plain": [1.5, 1.65, 1.35, 1.55], "trial 4": [0.98, 1.13, 0.88, 1.02]}
-    text = confirm.summary(study_of_runs(values))
+    text = confirm.summary(confirm.read(study_of_runs(values)))
     assert "# Confirmation of s\n" in text
-    line = next(line for line in text.splitlines() if line.startswith("- **trial 4**"))
+    line = next(line for line in text.splitlines() if line.startswith("- trial 4:"))
     assert "better than plain training" in line
     assert "cannot tell it from the paper's default schedule" in line
     raw = {
@@ -110,13 +110,13 @@ def test_what_seeds_tell_and_what_they_cannot():
     smallest = min(raw.values())
     assert f"| {3 * smallest:.2g} |" in text  # Holm: three comparisons
     assert "UNVERIFIED" not in text
-    assert "UNVERIFIED DATA" in confirm.summary(study_of_runs(values, verified=False))
+    assert "UNVERIFIED DATA" in confirm.summary(confirm.read(study_of_runs(values, verified=False)))
 
 
 def test_one_common_seed_tells_nothing():
-    text = confirm.summary(study_of_runs({"plain": [1.5], "trial 4": [1.0, 1.1]}))
+    text = confirm.summary(confirm.read(study_of_runs({"plain": [1.5], "trial 4": [1.0, 1.1]})))
     assert "one seed cannot tell it from plain training" in text
-    assert "no seed to compare it with the paper's default schedule" in text
+    assert "no common seed to compare it with the paper's default schedule" in text
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,9 @@ def test_a_whole_confirmation(tmp_path):
     text = (tmp_path / "runs/s/report/confirmation.md").read_text()
     assert "trial 2" in text
     assert "trial 2 - plain" in text
+    page = (tmp_path / "runs/s/report/report.html").read_text()
+    assert "Confirmed with further seeds" in page
+    assert "trial 2 - plain" in page
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Sweep s-confirm is finished: it has all its 6 trials." in again.stdout

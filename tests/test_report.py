@@ -171,7 +171,7 @@ def built(single: optuna.Study, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def test_files(built: tuple[Path, Report]) -> None:
     out, report = built
-    names = {"trials.parquet", "best_recipe.json", "summary.md"}
+    names = {"trials.parquet", "best_recipe.json", "summary.md", "report.html"}
     names |= {f"plots/{name}.png" for name in ("history", "importance", "parallel", "curves", "slices")}
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     assert {str(path.relative_to(out)) for path in report.files} == names
@@ -222,7 +222,7 @@ def test_choices_of_several_types_and_no_finished_trial_still_make_a_table(tmp_p
     report = build(study, tmp_path)
     assert report.best is None
     assert "No trial has completed" in report.summary
-    assert sorted(path.name for path in report.files) == ["summary.md", "trials.parquet"]
+    assert sorted(path.name for path in report.files) == ["report.html", "summary.md", "trials.parquet"]
     table = pyarrow.parquet.read_table(tmp_path / "trials.parquet")
     assert table["param_max_blur"].to_pylist() == [None, "large", "3.5"]
     assert table["state"].to_pylist() == ["RUNNING"] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,14 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.backend_context import Context
 
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
 from sweeps.trackers import Trackers
+from sweeps.wandb_runs import publish
 
 ROOT = Path(__file__).parents[1]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -132,6 +142,30 @@ def test_tensorboard_has_one_folder_per_trial_with_curves_and_hparams(tmp_path: 
     assert {info.name.tag for info in experiment.metric_infos} == {"final/clean_nll", "final/clean_error"}
 
 
+def test_the_columns_of_the_hparams_table_do_not_depend_on_a_trial_without_metrics(tmp_path: Path) -> None:
+    """TensorBoard takes them from any one trial that names them; asked of its own server side."""
+    trackers = make(tmp_path)
+    for number, (state, metrics) in enumerate([("FAIL", {}), ("PRUNED", {}), ("COMPLETE", {"clean_nll": 0.5})]):
+        train(trackers, number, range(2))
+        trackers.end(number, state, metrics)
+    trackers.close()
+
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(tmp_path / "tensorboard"))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path / "tensorboard"))
+    context, request = Context(TBContext(data_provider=provider)), RequestContext()
+    content = context.hparams_metadata(request, "")
+    experiment = context.experiment_from_metadata(request, "", True, content, [])
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["final/clean_nll"]
+    assert {info.name for info in experiment.hparam_infos} == {"lr", "max_noise", "reference", "state"}
+    states = [
+        metadata.parse_session_start_info_plugin_data(content[run][metadata.SESSION_START_INFO_TAG]).hparams["state"]
+        for run in ("00000", "00001", "00002")
+    ]
+    assert [state.string_value for state in states] == ["FAIL", "PRUNED", "COMPLETE"]
+
+
 def test_an_epoch_repeated_after_a_resume_replaces_the_first(tmp_path: Path) -> None:
     trackers = make(tmp_path)
     train(trackers, 0, range(4), offset=10)
@@ -197,6 +231,71 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     assert again.run_id == run.run_id, "an adopted trial continues its own run"
 
 
+def test_wandb_has_the_report_with_a_table_of_trials_plots_and_an_artifact(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    (folder / "plots").mkdir(parents=True)
+    columns = {"number": [0, 1], "state": ["COMPLETE", "FAIL"], "clean_nll": [0.5, None], "failure": [None, None]}
+    pq.write_table(pa.table(columns), folder / "trials.parquet")
+    (folder / "summary.md").write_text("# Sweep")
+    Image.new("RGB", (8, 4)).save(folder / "plots/curves.png")
+    notices: list[str] = []
+    given: dict[str, Any] = {"sweep": SWEEP, "local": tmp_path, "project": "maps", "notice": notices.append}
+    publish(folder, mode="offline", **given)
+
+    (path,) = (tmp_path / "wandb").glob("offline-run-*-report/run-*.wandb")
+    records = wandb_records(path)
+    (run,) = [record.run for record in records if record.HasField("run")]
+    assert (run.run_group, run.job_type, run.display_name) == ("tiny sweep", "report", "tiny sweep-report")
+    assert items(run.config.update)["space"] == SWEEP["space"]
+    (artifact,) = [r.artifact for r in records if r.HasField("artifact") and r.artifact.type == "report"]
+    assert {entry.path for entry in artifact.manifest.contents} == {"trials.parquet", "summary.md", "plots/curves.png"}
+    (table,) = path.parent.glob("files/media/table/trials*.json")
+    assert json.loads(table.read_text()) == {
+        "columns": ["number", "state", "clean_nll"],
+        "data": [[0, "COMPLETE", 0.5], [1, "FAIL", None]],
+    }
+    (picture,) = path.parent.glob("files/media/images/plots/curves*.png")
+    assert picture.read_bytes() == (folder / "plots/curves.png").read_bytes()
+    assert notices == []
+
+    publish(folder, mode="off", **{**given, "local": tmp_path / "off"})
+    assert not (tmp_path / "off").exists()
+    publish(folder, mode="offline", **{**given, "project": "no/slash/allowed"})
+    assert len(notices) == 1
+    assert notices[0].startswith("wandb has not got the report")
+
+
+def test_wandb_offline_asks_nobody(tmp_path: Path) -> None:
+    """Every address that wandb's processes look up or connect to is written down by the kernel's own tracer."""
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom sweeps.wandb_runs import WandbRuns\n"
+        f"runs = WandbRuns({SWEEP!r}, Path(sys.argv[1]), 'offline', 'p', lambda line: None)\n"
+        f"runs.start(0, {RECIPE!r}, {{}}, None); runs.end(0, 'COMPLETE', {{'a': 1.0}}); runs.close()"
+    )
+    trace = tmp_path / "trace"
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=connect",
+        "-o",
+        str(trace),
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("may not trace here")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert [line for line in trace.read_text().splitlines() if "AF_INET" in line] == []
+
+
 def test_wandb_prints_nothing_and_keeps_no_secret(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom sweeps.trackers import Trackers\n"
@@ -217,7 +316,7 @@ def test_wandb_prints_nothing_and_keeps_no_secret(tmp_path: Path) -> None:
 def test_an_unreachable_wandb_server_neither_delays_nor_stops_the_sweep(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nimport torch.utils.tensorboard, wandb\n"
-        "import sweeps.trackers as t\nt.CLOSE_TIMEOUT = 4.0\n"
+        "import sweeps.trackers as t, sweeps.wandb_runs as w\nt.CLOSE_TIMEOUT, w.PATIENCE = 4.0, 1.0\n"
         f"trackers = t.Trackers(sweep={SWEEP!r}, folder=Path(sys.argv[1]), wandb='online')\n"
         "begin = time.monotonic()\n"
         "for number in range(2):\n"

@@ -1,0 +1,250 @@
+"""report.html: what a sweep found, as one page that opens anywhere: answer, pictures, recipe, where it comes from.
+
+Words and numbers are those of `sweeps.report`; here they are arranged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps import evaluation_report, html_cells, html_figures, report
+from sweeps.html_charts import MINUS, Interval, interval_chart
+from sweeps.html_page import Html, Section, bullets, code, details, download, figure, figures, paragraph, table, tiles
+from sweeps.html_page import page as whole_page
+from sweeps.results import MIN_FOR_IMPORTANCE, REFERENCES, Results, label, scale
+from sweeps.text import NONE, shown
+
+if TYPE_CHECKING:
+    from sweeps.report import PerImage
+
+    Differences = Mapping[str, Mapping[tuple[str, str], report.Interval | None]]
+
+QUESTION = "Was mollification worth it?"
+_PAIRED = ("corrupted_nll", "corrupted_error", "clean_nll", "clean_error")
+_PAIR = {
+    ("best", "plain"): "best against plain training",
+    ("best", "paper"): "best against the paper's schedule",
+    ("paper", "plain"): "the paper's schedule against plain training",
+}
+
+
+def page(
+    results: Results,
+    *,
+    per_image: PerImage | None = None,
+    evaluation: Path | None = None,
+    commands: Sequence[tuple[str, str]] = (),
+    extra: Sequence[Section] = (),
+) -> str:
+    """The page of a sweep, as an HTML document that loads nothing.
+
+    Args:
+        results: of the sweep; it may still run.
+        per_image, evaluation, commands: see `report.build`.
+        extra: sections that stand right after the answer.
+
+    Raises:
+        DataError: see `report.build`.
+        StorageError: `evaluation` cannot be read.
+    """
+    sweep, per_image = results.sweep, per_image or {}
+    metrics = dict.fromkeys([results.metric, *_PAIRED])
+    differences = {metric: report.paired(results, per_image, metric) for metric in metrics if metric in _PAIRED}
+    cells = html_cells.validation(results, per_image)
+    tested = evaluation_report.read(evaluation) if evaluation else None
+    sections = [
+        *extra,
+        Section("What changed", _changes(results, differences)),
+        Section("On the test set", html_cells.test_set(results, *tested) if tested else []),
+        Section("Calibration on validation images", html_cells.calibration(cells)),
+        Section("Corruption by corruption, on validation images", html_cells.corruption_maps(cells, "plain")),
+        Section("Pareto front", _front(results)),
+        Section("How the search went", _search(results)),
+        Section("Importance of the parameters", _parameters(results)),
+        Section("Parameters of all trials", _with_legend(results, html_figures.coordinates(results))),
+        Section("Best recipe, and how to train it again", _recipe(results, commands)),
+        Section("All trials", _trials(results)),
+        Section("Provenance", [table([], report.provenance(sweep), kind="facts")]),
+    ]
+    return whole_page(
+        QUESTION,
+        _opening(results, differences, html_cells.test_tiles(results, *tested) if tested else []),
+        [section for section in sections if section.parts],
+        above=f"Sweep {sweep['name']}: {sweep['dataset']}, {sweep['network']}",
+        warning="" if sweep["verified"] else report.UNVERIFIED,
+    )
+
+
+def _opening(results: Results, differences: Differences, tested: Sequence[tuple[str, str, str]]) -> list[Html]:
+    parts = [paragraph(_answer(results, differences), "answer")]
+    own = differences.get(results.metric, {})
+    price = "clean_error" if results.metric.startswith("corrupted") else "corrupted_error"
+    who = "best" if ("best", "plain") in own else "paper"
+    told = [(pair, results.metric, interval) for pair, interval in own.items() if pair[0] == who]
+    told += [((who, "plain"), price, differences[price].get((who, "plain")))]
+    numbers = [_tile(pair, metric, interval) for pair, metric, interval in told if interval is not None]
+    parts += [tiles([*numbers, *tested[: 4 - len(numbers)]])] if numbers or tested else []
+    charts = [chart for metric, found in differences.items() for chart in _intervals(metric, found)]
+    if charts:
+        words = (
+            "Differences, image by image on the validation images, with 95 % intervals; left of the line is better. "
+        )
+        parts += [figures(*charts), paragraph(words + report.PAIRED_NOTE, "note")]
+    if results.completed:
+        parts.append(paragraph(report.caveat(results), "note"))
+    return parts
+
+
+def _answer(results: Results, differences: Differences) -> str:
+    """The question's answer in a sentence or two."""
+    compared, metric = results.compared, results.metric
+    if "best" not in compared:
+        return "There is no answer: no trial has completed."
+    if "plain" not in compared:
+        return "There is no answer: plain training, to compare with, has no result."
+    name = label(metric, unit=False)
+    if compared["best"].number == compared["plain"].number:
+        return f"No: no trial of this sweep has a lower {name} than plain training."
+    interval = differences.get(metric, {}).get(("best", "plain"))
+    if interval is None:
+        return f"It seems so: the best trial's {name} is below plain training's; how surely is not known."
+    unit = " points" if scale(metric) == 100 else ""
+    mean, high, low = _rounded(metric, (-value for value in interval), "")
+    below = f"the best trial's {name} is {mean}{unit} (95 % interval {low} to {high}) below plain training's."
+    if interval[1] <= 0 <= interval[2]:
+        return f"These images cannot tell: {below}"
+    text = f"Yes, on these validation images: {below}"
+    search = differences[metric].get(("best", "paper"))
+    if search is not None and search[1] <= 0 <= search[2]:
+        text += " Whether the search found anything better than the paper's schedule, they cannot tell."
+    return text
+
+
+def _tile(pair: tuple[str, str], metric: str, interval: report.Interval) -> tuple[str, str, str]:
+    mean, low, high = _rounded(metric, interval)
+    sure = "the images cannot tell the two apart" if interval[1] <= 0 <= interval[2] else "the images tell them apart"
+    unit = " points" if scale(metric) == 100 else ""
+    return f"{label(metric, unit=False)}, {_PAIR[pair]}", mean + unit, f"95 % interval {low} to {high}: {sure}"
+
+
+def _rounded(metric: str, interval: Iterable[float], sign: str = "+") -> list[str]:
+    """Mean and ends of an interval with as many digits as its width has a meaning for."""
+    values = [scale(metric) * value for value in interval]
+    half = abs(values[2] - values[1]) / 2
+    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 4
+    return [f"{value:{sign}.{digits}f}".replace("-", MINUS) for value in values]
+
+
+def _intervals(metric: str, found: Mapping[tuple[str, str], report.Interval | None]) -> list[Html]:
+    rows = []
+    for (one, other), interval in found.items():
+        if interval is not None:
+            mean, low, high = (scale(metric) * value for value in interval)
+            rows.append(Interval(f"{one} {MINUS} {other}", mean, low, high, one, _rounded(metric, interval)[0]))
+    unit = " (points)" if scale(metric) == 100 else ""
+    title = f"{label(metric, unit=False)}{unit}"
+    return [figure(interval_chart(f"Differences in {title}", rows, title))] if rows else []
+
+
+def _changes(results: Results, differences: Differences) -> list[Html]:
+    parts = [paragraph(report.verdict(results))]
+    if results.completed:
+        parts.append(table(*report.comparison(results)))
+    rows = [
+        [
+            f"{label(metric)}: {one} {MINUS} {other}",
+            shown(metric, mean, "+"),
+            f"{shown(metric, low, '+')} to {shown(metric, high, '+')}",
+        ]
+        for metric, found in differences.items()
+        for (one, other), interval in found.items()
+        if interval is not None
+        for mean, low, high in [interval]
+    ]
+    if rows:
+        header = ["paired over validation images", "mean difference", "95 % interval"]
+        parts.append(details("The intervals in numbers", table(header, rows, report.PAIRED_NOTE)))
+    return parts
+
+
+def _front(results: Results) -> list[Html]:
+    drawn = html_figures.fronts(results)
+    words = "What robustness costs on clean images: the completed trials, and the line of those that no other beats."
+    if len(results.sweep["objectives"]) > 1:
+        words = (
+            "The completed trials on the objectives; those on the Pareto front are beaten by no other on all of them."
+        )
+    front = ("front", "completed, on the Pareto front")
+    return [paragraph(words), *_with_legend(results, [figures(*drawn)], front)] if drawn else []
+
+
+def _with_legend(results: Results, drawn: Sequence[Html], *others: tuple[str, str]) -> list[Html]:
+    if not drawn:
+        return []
+    legend = html_figures.compared_legend(results, ("done", "completed"), *others)
+    return [*drawn, legend]
+
+
+def _search(results: Results) -> list[Html]:
+    drawn = [*html_figures.history(results), *html_figures.curves(results)]
+    others = [("pruned", "pruned (its last value)")] * any(t.state == TrialState.PRUNED for t in results.trials)
+    others += [("failed", "failed (no value)")] * any(t.state == TrialState.FAIL for t in results.trials)
+    lines = [paragraph(report.tally(results))]
+    lines += [bullets(failures)] if (failures := report.failures(results)) else []
+    return [*lines, *_with_legend(results, [figures(*drawn)] if drawn else [], *others)]
+
+
+def _parameters(results: Results) -> list[Html]:
+    few = f"Cannot be computed: it takes {MIN_FOR_IMPORTANCE} completed trials that differ in value."
+    importances = html_figures.importances(results)
+    drawn = [figures(*importances)] if importances else [paragraph(few)]
+    slices = html_figures.slices(results)
+    words = f"The {label(results.metric)} over each searched parameter by itself:"
+    return [*drawn, *([paragraph(words), *_with_legend(results, slices)] if slices else [])]
+
+
+def _recipe(results: Results, commands: Sequence[tuple[str, str]]) -> list[Html]:
+    best = results.compared.get("best")
+    parts = []
+    if best is not None:
+        columns = {name: results.searched(trial) for name, trial in results.compared.items()}
+        rows = [[name, *(report.setting(c.get(name, NONE)) for c in columns.values())] for name in columns["best"]]
+        trials = ", ".join(f"{name}: trial {trial.number}" for name, trial in results.compared.items())
+        whole = json.dumps(report.best_recipe(results, best), indent=2) + "\n"
+        parts += [table(["searched setting", *columns], rows, trials)] if rows else []
+        parts += [
+            details("The whole recipe, with its metrics and where it comes from", code(whole)),
+            download("best_recipe.json", whole),
+        ]
+    for description, command in commands:
+        parts += [paragraph(f"To {description}:"), code(command)]
+    return parts
+
+
+def _trials(results: Results) -> list[Html]:
+    objectives, names = results.sweep["objectives"], list(results.sweep["space"])
+    measured = [*objectives, *(m for m in ("clean_error", "corrupted_error") if m not in objectives)]
+    header = ["trial", "state", *map(label, measured), "epochs", "minutes", *names]
+    order = {trial.number: place for place, trial in enumerate(results.completed)}
+    trials = sorted(results.trials, key=lambda trial: (order.get(trial.number, math.inf), trial.number))
+    rows = [_row(results, trial, measured, names) for trial in trials]
+    caption = "The best first; the value of a pruned trial is its last. A click on a column's name sorts by it."
+    return [table(header, rows, caption, kind="sortable")] if rows else []
+
+
+def _row(results: Results, trial: FrozenTrial, measured: Sequence[str], names: Sequence[str]) -> list[str]:
+    attrs, used = trial.user_attrs, results.searched(trial)
+    marks = [name for name in REFERENCES if attrs.get("reference") == name]
+    marks += ["Pareto"] * (trial.number in results.front)
+    known = attrs.get("metrics", {}) | dict(zip(results.sweep["objectives"], trial.values or [], strict=False))
+    minutes = f"{attrs['seconds'] / 60:.1f}" if "seconds" in attrs else NONE
+    epochs = str(attrs.get("epochs_done", NONE))
+    values = [shown(metric, known.get(metric)) for metric in measured]
+    settings = [report.setting(used[name]) if name in used else NONE for name in names]
+    return [" ".join([str(trial.number), *marks]), trial.state.name.lower(), *values, epochs, minutes, *settings]
