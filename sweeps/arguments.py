@@ -75,7 +75,7 @@ def running_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     g.add_argument(
         "--address",
         metavar="ADDR",
-        help="run on this Ray cluster (`auto`: the one on this machine)",
+        help="run on this Ray cluster: `auto` for the one on this machine, or ray://HOST:10001; see also --submit",
     )
     g.add_argument(
         "--max-failures",

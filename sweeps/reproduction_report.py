@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pyarrow.parquet
 
 from mollify_core.distortions import KINDS
 from sweeps import grids, provenance, reproduction_plots, statistics
+from sweeps.html_charts import Interval, interval_chart
+from sweeps.html_page import Html, Section, bullets, figure, figures, paragraph, table
+from sweeps.html_page import page as whole_page
 from sweeps.report import UNVERIFIED
 from sweeps.results import scale
 from sweeps.statistics import Difference, Mean
@@ -30,7 +34,7 @@ ESTIMATOR = {
 
 
 def write(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]], folder: Path) -> str:
-    """Writes results.parquet, summary.md and plots/*.png; returns the text of summary.md.
+    """Writes results.parquet, summary.md, report.html and plots/*.png; returns the text of summary.md.
 
     Args:
         records: one a run and seed: grid, protocol, dataset, run, seed and more, and what `evaluation.summarise` says.
@@ -40,26 +44,97 @@ def write(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]], folder
     pa.parquet.write_table(pa.Table.from_pylist([dict(record) for record in records]), folder / "results.parquet")
     text = summary(records, sweeps)
     (folder / "summary.md").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page(records, sweeps), encoding="utf-8")
     (folder / "plots").mkdir()
-    for name, figure in reproduction_plots.draw(records).items():
-        figure.savefig(folder / "plots" / f"{name}.png")
+    for name, drawn in reproduction_plots.draw(records).items():
+        drawn.savefig(folder / "plots" / f"{name}.png")
     return text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts under a title."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 def summary(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) -> str:
     """The text of summary.md."""
-    first = records[0]
-    grid, protocol = first["grid"], first["protocol"]
-    lines = [] if all(r["verified"] for r in records) else [f"> **{UNVERIFIED}.**", ""]
-    lines += [f"# {grid.capitalize()}: the paper's experiments, {protocol} protocol", ""]
+    lines = [] if _verified(records) else [f"> **{UNVERIFIED}.**", ""]
+    lines += [f"# {title(records)}", ""]
     tables: list[str] = []
-    for dataset in dict.fromkeys(record["dataset"] for record in records):
-        own = [record for record in records if record["dataset"] == dataset]
-        write_up = _mollification if grid == "mollification" else _matching
-        answer, parts = write_up(own)
+    for dataset, (answer, found) in write_up(records).items():
         lines += [f"**{dataset}.** {answer}", ""]
-        tables += [f"## {dataset}", "", *parts]
-    return "\n".join([*lines, *tables, *_notes(records, sweeps)])
+        tables += [f"## {dataset}", ""]
+        for one in found:
+            tables += [f"### {one.title}", "", markdown(one.header, one.rows), ""]
+    tables += ["## How to read this", "", *notes(records), "", "## Set-up", ""]
+    set_up = set_up_of(records, sweeps)
+    tables += [markdown(set_up.header, set_up.rows), "", f"Measured at commit {provenance.commit()}.", ""]
+    return "\n".join([*lines, *tables])
+
+
+def page(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) -> str:
+    """report.html: the same with pictures, as one page that loads nothing."""
+    sections, opening = [], []
+    for dataset, (answer, found) in write_up(records).items():
+        own = [record for record in records if record["dataset"] == dataset]
+        opening.append(paragraph(f"{dataset}: {answer}", "answer"))
+        charts = [chart for metric in metrics(own) for chart in _charts(own, metric)]
+        sections.append(Section(dataset, [figures(*charts)] if charts else []))
+        sections += [Section(f"{one.title} ({dataset})", [table(one.header, one.rows)]) for one in found]
+    set_up = set_up_of(records, sweeps)
+    sections.append(Section("How to read this", [bullets(notes(records))]))
+    sections.append(Section("Set-up", [table(set_up.header, set_up.rows)]))
+    return whole_page(
+        title(records),
+        opening,
+        [section for section in sections if section.parts],
+        above="Both papers' experiments, run again",
+        warning="" if _verified(records) else UNVERIFIED,
+    )
+
+
+def title(records: Sequence[Record]) -> str:
+    """What the grid is."""
+    return f"{records[0]['grid'].capitalize()}: the paper's experiments, {records[0]['protocol']} protocol"
+
+
+def write_up(records: Sequence[Record]) -> dict[str, tuple[str, list[Table]]]:
+    """Data set -> the answer in a sentence, and the tables."""
+    tables = _mollification if records[0]["grid"] == "mollification" else _matching
+    names = dict.fromkeys(record["dataset"] for record in records)
+    return {name: tables([record for record in records if record["dataset"] == name]) for name in names}
+
+
+def _verified(records: Sequence[Record]) -> bool:
+    return all(record["verified"] for record in records)
+
+
+def _charts(records: Sequence[Record], metric: str) -> Iterator[Html]:
+    """Differences that the grid is about, with their intervals."""
+    mollified = records[0]["grid"] == "mollification"
+    rows = []
+    for (run, other), d in statistics.compare(values(records, metric), _pairs(records)).items():
+        value, low, high = (scale(metric) * v for v in (d.mean.value, d.mean.low, d.mean.high))
+        name = run.removesuffix(", mollified") if mollified else f"to {other}"
+        rows.append(Interval(name, value, low, high, text=shown(metric, d.mean.value, "+")))
+    if rows:
+        what = f"difference in {heading(metric)}"
+        against = "Mollified less not mollified" if mollified else "Information matching less each baseline"
+        yield figure(interval_chart(what, rows, what), f"{against}; left of the line is better.")
+
+
+def _pairs(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """(run, the one it is held against) of what the grid is about."""
+    have = {record["run"] for record in records}
+    if records[0]["grid"] == "mollification":
+        pairs = [(f"{name}, mollified", f"{name}, off") for name in grids.AUGMENTATIONS]
+    else:
+        pairs = [(grids.ARMS["matching"], arm) for arm in grids.ARMS.values() if arm != grids.ARMS["matching"]]
+    return [pair for pair in pairs if have.issuperset(pair)]
 
 
 def values(records: Sequence[Record], metric: str) -> dict[str, dict[int, float]]:
@@ -95,16 +170,11 @@ def written(metric: str, mean: Mean, sign: str = "") -> str:
     return f"{text} ± {half:.2g}" if half < 100 else f"{text} ± {half:.0f}"
 
 
-def _mollification(records: Sequence[Record]) -> tuple[str, list[str]]:
-    """The answer in a sentence, and the lines of the tables, for one data set."""
-    columns = metrics(records)
-    pairs = [
-        (f"{name}, mollified", f"{name}, off")
-        for name in grids.AUGMENTATIONS
-        if {f"{name}, mollified", f"{name}, off"} <= values(records, columns[0]).keys()
-    ]
+def _mollification(records: Sequence[Record]) -> tuple[str, list[Table]]:
+    """The answer in a sentence, and the tables, for one data set."""
+    columns, pairs = metrics(records), _pairs(records)
     differences = {m: statistics.compare(values(records, m), pairs) for m in columns}
-    parts: list[str] = []
+    parts: list[Table] = []
     runs = list(dict.fromkeys(record["run"] for record in records))
     compared = [run for run in runs if run.endswith((", off", ", mollified"))]
     if compared:
@@ -115,8 +185,8 @@ def _mollification(records: Sequence[Record]) -> tuple[str, list[str]]:
             pair = (run, f"{run.partition(', ')[0]}, off")
             if pair in pairs:
                 rows.append([f"difference ({run.partition(', ')[0]})", *_row(differences, pair), ""])
-        parts += ["### With and without mollification (blocks 1 and 2)", ""]
-        parts += [markdown(["run", "seeds", *map(heading, columns), "published clean error (%)"], rows), ""]
+        header = ["run", "seeds", *map(heading, columns), "published clean error (%)"]
+        parts.append(Table("With and without mollification (blocks 1 and 2)", header, rows))
     ablated = f"{grids.ABLATED}, mollified"
     others = [run for run in runs if run not in compared]
     if others and ablated in runs:
@@ -126,20 +196,20 @@ def _mollification(records: Sequence[Record]) -> tuple[str, list[str]]:
         for pair in pairs_of:
             rows.append([pair[0], *_means(records, pair[0], columns)])
             rows.append([f"difference to {ablated}", *_row(against, pair)])
-        parts += ["### What matters in the schedule (blocks 3 to 6)", ""]
-        parts += [markdown(["run", "seeds", *map(heading, columns)], rows), ""]
+        parts.append(
+            Table("What matters in the schedule (blocks 3 to 6)", ["run", "seeds", *map(heading, columns)], rows)
+        )
     elif others:
         rows = [[run, *_means(records, run, columns)] for run in others]
-        parts += [markdown(["run", "seeds", *map(heading, columns)], rows), ""]
+        parts.append(Table("Further runs", ["run", "seeds", *map(heading, columns)], rows))
     return _answer("Mollification", "no mollification", differences, "augmentations"), parts
 
 
-def _matching(records: Sequence[Record]) -> tuple[str, list[str]]:
+def _matching(records: Sequence[Record]) -> tuple[str, list[Table]]:
     columns = metrics(records)
     columns.insert(1, "clean_top5_error")
     arms = [arm for arm in grids.ARMS.values() if arm in values(records, "clean_error")]
-    matched = grids.ARMS["matching"]
-    pairs = [(matched, arm) for arm in arms if arm != matched and matched in arms]
+    matched, pairs = grids.ARMS["matching"], _pairs(records)
     differences = {m: statistics.compare(values(records, m), pairs) for m in columns}
     rows = []
     for arm in arms:
@@ -153,15 +223,15 @@ def _matching(records: Sequence[Record]) -> tuple[str, list[str]]:
             rows.append(["published", NONE, *cells])
         if (matched, arm) in pairs:
             rows.append([f"{matched} - {arm}", *_row(differences, (matched, arm))])
-    parts = ["### The three arms", "", markdown(["run", "seeds", *map(heading, columns)], rows), ""]
+    parts = [Table("The three arms", ["run", "seeds", *map(heading, columns)], rows)]
     kinds = [kind for kind in KINDS if any(f"robust_accuracy_{kind}" in record for record in records)]
     if kinds:
         rows = []
         for arm in arms:
             found = [statistics.mean(list(values(records, f"distorted_{kind}_error")[arm].values())) for kind in kinds]
             rows.append([arm, *(written("error", _accuracy(mean)) for mean in found)])
-        parts += ["### Accuracy under distortion (%), mean over strengths 0, 0.25, 0.5, 0.75 and 1", ""]
-        parts += [markdown(["run", *kinds], rows), ""]
+        strengths = "0, 0.25, 0.5, 0.75 and 1"
+        parts.append(Table(f"Accuracy under distortion (%), mean over strengths {strengths}", ["run", *kinds], rows))
     return _answer("Information matching", "the baseline", differences, "baselines"), parts
 
 
@@ -206,43 +276,47 @@ def _answer(name: str, other: str, differences: Mapping[str, Mapping[tuple[str, 
     if not parts:
         return "Nothing to compare yet."
     total = max(map(len, differences.values()))
+    if not any(d.told for found in differences.values() for d in found.values()):
+        return f"{name} against {other}, of {total} {among}: these seeds tell them apart in no metric."
     return f"{name} against {other}, of {total} {among}: {'; '.join(parts)}."
 
 
-def _notes(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def notes(records: Sequence[Record]) -> list[str]:
+    """What a reader of the tables must know."""
     first = records[0]
     ece = ECE.get((first["grid"], first["protocol"]), "ece")
-    yield from ("## How to read this", "")
-    yield (
+    biased = ", a biased estimator, only to compare with published numbers" if ece != "ece" else ""
+    sources = ", ".join(sorted({str(record["corruptions"]) for record in records}))
+    return [
         "± is half the 95 % interval over seeds (Student's t). Differences are paired by seed; a star says that the "
         "paired t test tells the two apart after Holm's correction for all comparisons of that column. Not told apart "
-        "does not mean equal: with few seeds only large differences are told."
-    )
-    yield (
-        f"ECE: {ESTIMATOR[ece]}"
-        + (", a biased estimator, only to compare with published numbers" if ece != "ece" else "")
-        + ". Corrupted: mean over 15 corruptions at 5 severities"
-        f" ({', '.join(sorted({str(r['corruptions']) for r in records}))}; {first['corrupted_cells']} of 75 cells). "
-        "Final weights are measured; nothing was chosen on the test set."
-    )
-    yield "Published figures are of the papers' full set-ups; ours compare only as far as the set-up below equals them."
-    yield from ("", "## Set-up", "")
-    header = ["sweep", "data", "verified", "test images", "base recipe", "git commit", "versions"]
+        "does not mean equal: with few seeds only large differences are told.",
+        f"ECE: {ESTIMATOR[ece]}{biased}. Corrupted: mean over 15 corruptions at 5 severities ({sources}; "
+        f"{first['corrupted_cells']} of 75 cells). Final weights are measured; nothing was chosen on the test set.",
+        "Published figures are of the papers' full set-ups; ours compare only as far as the set-up equals them.",
+    ]
+
+
+def set_up_of(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) -> Table:
+    """What was trained and measured, a row a sweep."""
     rows = []
     for sweep in sweeps:
         own = [record for record in records if record["sweep"] == sweep["name"]]
-        if own:
-            recipe = {k: v for part in sweep["base_recipe"].values() if isinstance(part, dict) for k, v in part.items()}
-            named = ("network", "epochs", "batch_size", "optimizer", "lr", "train_fraction", "validation_fraction")
-            rows.append(
-                [
-                    sweep["name"],
-                    f"{sweep['dataset']} {sweep['fingerprint']}",
-                    "yes" if own[0]["verified"] else "NO",
-                    str(own[0]["test_images"]),
-                    ", ".join(f"{name} {recipe[name]}" for name in named),
-                    str(sweep["commit"]),
-                    ", ".join(f"{name} {version}" for name, version in sweep["versions"].items()),
-                ]
-            )
-    yield from (markdown(header, rows), "", f"Measured at commit {provenance.commit()}.", "")
+        if not own:
+            continue
+        recipe = {k: v for part in sweep["base_recipe"].values() if isinstance(part, dict) for k, v in part.items()}
+        named = ("network", "epochs", "batch_size", "optimizer", "lr", "train_fraction", "validation_fraction")
+        rows.append(
+            [
+                sweep["name"],
+                f"{sweep['dataset']} {sweep['fingerprint']}",
+                "yes" if own[0]["verified"] else "NO",
+                str(own[0]["test_images"]),
+                ", ".join(map(str, sorted({record["seed"] for record in own}))),
+                ", ".join(f"{name} {recipe[name]}" for name in named),
+                str(sweep["commit"]),
+                ", ".join(f"{name} {version}" for name, version in sweep["versions"].items()),
+            ]
+        )
+    header = ["sweep", "data", "verified", "test images", "seeds", "base recipe", "git commit", "versions"]
+    return Table("Set-up", header, rows)

@@ -159,7 +159,7 @@ def test_a_difference_within_the_luck_of_seeds_is_not_told():
         for seed, value in enumerate(of)
     ]
     text = reproduction_report.summary(records, [SWEEP])
-    assert "corrupted error not told apart with 1" in text
+    assert "corrupted error not told apart with 1" in text or "tell them apart in no metric" in text
     assert not row(text, "difference (fcr)")[5].endswith("*")
     assert "UNVERIFIED DATA" in text
 
@@ -258,4 +258,5 @@ def test_a_whole_grid_and_more_of_it(tmp_path):
     assert len({r["corrupted_nll"] for r in table}) == len(table)
     text = path.with_name("summary.md").read_text()
     assert "difference (fcr)" in text
+    assert "difference (fcr)" in path.with_name("report.html").read_text()
     assert {p.name for p in path.parent.glob("plots/*.png")} == {"digits_augmentations.png"}
