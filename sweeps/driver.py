@@ -27,6 +27,7 @@ from sweeps.results import Results
 from sweeps.settle import Sweep
 from sweeps.store import retry, trial_folder
 from sweeps.study import FINISHED, check_same, load_study, quiet_optuna
+from sweeps.wandb_runs import publish
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,6 +206,14 @@ def _build(
             extra=extra,
         )
         (sweep.store / "report").upload(folder)
+        publish(
+            folder,
+            sweep=sweep.setup.sweep,
+            local=sweep.local,
+            mode=args.wandb,
+            project=args.wandb_project,
+            notice=lambda text: print(f"! {text}"),
+        )
     finally:
         shutil.rmtree(folder)
     return built.best

@@ -7,8 +7,6 @@ then measured on the test set; tables show our figures with their intervals, and
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -16,10 +14,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mollify_core.errors import MollifyError
-from sweeps import environment
+from sweeps import program
 from sweeps.arguments import Parser, data_options, running_options
-from sweeps.search import interrupt
 
 _EPILOG = """
 grids:
@@ -97,30 +93,20 @@ def parser() -> argparse.ArgumentParser:
     data_options(p.add_argument_group("data"))
     g = running_options(p)
     g.add_argument("--plan", dest="dry_run", action="store_true", help="the same as --dry-run")
-    p.set_defaults(program="sweeps/reproduce.py", confirm=None)
+    # What only a search has; --submit looks at these.
+    p.set_defaults(program="sweeps/reproduce.py", confirm=None, name=None, space=None, recipe=None)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Reproduces a grid; returns the exit code: 0 done, 1 it failed, 2 bad input, 130 stopped by the user."""
-    environment.set_defaults()  # before Ray is imported
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
-    before = os.umask(0o077)  # what it writes is its owner's only
-    try:
-        argv = sys.argv[1:] if argv is None else argv
-        args = parser().parse_args(argv, argparse.Namespace(argv=argv))
-        signal.signal(signal.SIGTERM, interrupt)
-        from sweeps.reproduction import run
+    return program.main(parser(), _run, argv)
 
-        return run(args)
-    except MollifyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RuntimeError) else 2
-    except KeyboardInterrupt:
-        print("stopped; the same command continues, nothing is lost", file=sys.stderr)
-        return 130
-    finally:
-        os.umask(before)
+
+def _run(args: argparse.Namespace) -> int:
+    from sweeps.reproduction import run  # slow to import: --help answers at once
+
+    return run(args)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def submit(args: argparse.Namespace) -> int:
     words, files = portable(args)
     address = _address(args.address)
     client = _connect(address)
-    job = f"{args.name or Path(args.dataset).name}-{secrets.token_hex(3)}"
+    job = f"{args.name or Path(args.program).stem}-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="mollify-job-") as folder:
         for name, path in files.items():
             shutil.copyfile(path, Path(folder) / name)
@@ -87,8 +87,10 @@ def portable(args: argparse.Namespace) -> tuple[list[str], dict[str, Path]]:
         )
     for option in _THERE:
         _check_there(option, getattr(args, option))
-    if "/" in args.dataset:
-        _check_there("dataset", args.dataset)
+    for option in ("dataset", "data"):  # names, or folders of images
+        for name in (getattr(args, option, None) or "").split(","):
+            if "/" in name:
+                _check_there(option, name)
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--submit", nargs="?")
     for option in ("--address", *(f"--{option}" for option in _SENT)):

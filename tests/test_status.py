@@ -27,7 +27,7 @@ from mollify_core.recipe import Recipe
 from sweeps import space
 from sweeps.driver import _claimed
 from sweeps.look import driver_of, find, look, look_at_all, stop
-from sweeps.search import interrupt
+from sweeps.program import interrupt
 from sweeps.status import main, show_sweep, show_sweeps
 from sweeps.store import Store
 from sweeps.study import Setup, SweepStudy
