@@ -65,11 +65,18 @@ def carry_out(console: Console, sweep: Sweep, args: argparse.Namespace) -> int |
         from sweeps.engine import Stopped, execute
 
         try:
-            execute(sweep, console, address=args.address, wandb=args.wandb, wandb_project=args.wandb_project)
+            execute(
+                sweep,
+                console,
+                address=args.address,
+                wandb=args.wandb,
+                wandb_project=args.wandb_project,
+                dashboard=args.dashboard,
+            )
         except Stopped as stop:
             console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
             # To be copied: neither broken at the terminal's edge nor read as markup.
-            command = _command(args.program, args.argv)
+            command = _command(sweep.program, sweep.argv)
             console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
             return 130
     return None
@@ -185,8 +192,8 @@ def _report(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
     study = load_study(sweep.setup.url, sweep.name)
     assert study is not None
     best = _build(sweep, study, args)
-    commands = _commands(sweep, args, args.argv)
-    report.print_result(console, study, report_uri=f"{sweep.store.uri}/report/report.html", commands=commands)
+    page = f"{sweep.store.uri}/report/report.html"
+    report.print_result(console, study, report_uri=page, commands=_commands(sweep, args))
     return 1 if best is None else 0
 
 
@@ -202,7 +209,7 @@ def _build(
             folder,
             per_image=_per_image(sweep, study),
             evaluation=tested if tested and tested.is_file() else None,
-            commands=_commands(sweep, args, sweep.argv),  # without a password
+            commands=_commands(sweep, args),
             extra=extra,
         )
         (sweep.store / "report").upload(folder)
@@ -219,8 +226,8 @@ def _build(
     return built.best
 
 
-def _commands(sweep: Sweep, args: argparse.Namespace, argv: Sequence[str]) -> list[tuple[str, str]]:
-    """What a user may do next: (description, command); `argv` is the command line that made the sweep."""
+def _commands(sweep: Sweep, args: argparse.Namespace) -> list[tuple[str, str]]:
+    """What a user may do next: (description, command), without a password."""
     best, flags = "best_recipe.json", _data_flags(sweep, args)
     recipe = f"{sweep.store.uri}/report/{best}" if sweep.store.local else best
     commands = [
@@ -233,7 +240,7 @@ def _commands(sweep: Sweep, args: argparse.Namespace, argv: Sequence[str]) -> li
         words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
         commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
     more = 2 * sweep.setup.trials
-    return [*commands, ("search on", _command(sweep.program, argv, trials=more))]
+    return [*commands, ("search on", _command(sweep.program, sweep.argv, trials=more))]
 
 
 def _tested(sweep: Sweep) -> Path | None:

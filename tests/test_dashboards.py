@@ -135,7 +135,7 @@ def test_it_ends_with_its_sweep_however_that_ends_and_keeps_its_secrets(url: str
         token = address.partition("token=")[2]
         for what in ("cmdline", "environ"):
             shown = Path(f"/proc/{server}/{what}").read_bytes().decode()
-            assert "python" in shown
+            assert shown
             assert PASSWORD not in shown
             assert token not in shown
         sweep.send_signal(signal.SIGKILL)

@@ -272,7 +272,8 @@ def test_wandb_offline_asks_nobody(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom sweeps.wandb_runs import WandbRuns\n"
         f"runs = WandbRuns({SWEEP!r}, Path(sys.argv[1]), 'offline', 'p', lambda line: None)\n"
-        f"runs.start(0, {RECIPE!r}, {{}}, None); runs.end(0, 'COMPLETE', {{'a': 1.0}}); runs.close()"
+        f"runs.start(0, {RECIPE!r}, {{}}, None); runs.epoch(0, 0, {{'a': 1.0}})\n"
+        "runs.end(0, 'COMPLETE', {'a': 1.0}); runs.close()"
     )
     trace = tmp_path / "trace"
     command = [
@@ -288,7 +289,8 @@ def test_wandb_offline_asks_nobody(tmp_path: Path) -> None:
         code,
         str(tmp_path),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if "Operation not permitted" in done.stderr:
         pytest.skip("may not trace here")
     assert done.returncode == 0, done.stderr
