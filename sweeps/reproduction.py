@@ -23,7 +23,7 @@ from mollify_core.datasets import spec as dataset_spec
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.evaluation import LEVELS, cells, summarise
 from mollify_core.recipe import Recipe, parse_setting
-from sweeps import evaluate, evaluation, grids, models, reproduction_report, runs
+from sweeps import evaluate, evaluation, grids, models, plan, reproduction_report, runs
 from sweeps import settle as settling
 from sweeps.driver import carry_out
 from sweeps.evaluator import Protocol
@@ -139,6 +139,7 @@ def _measure(console: Console, args: argparse.Namespace, sweep: Sweep, wanted: S
     for name in ("data_dir", "allow_unverified", "mirror", "cache_dir", "images", "corruptions", "corruption_dir"):
         setattr(options, name, getattr(args, name))
     options.frost_dir, options.address = args.frost_dir, args.address
+    options.threads = plan.cores()  # trials had one each
     protocol = Protocol("evaluation", published=args.protocol == "published")
     levels = LEVELS if args.grid == "matching" else ()
     store = Store(str(sweep.local / "evaluation"))

@@ -71,7 +71,7 @@ def test_storage_full(sweep: Make, unbroken: Make, tmp_path):
         try:
             one.start()
             deadline = time.monotonic() + PATIENCE
-            while not one.said("No space left on device"):
+            while not one.said("the storage is full"):
                 assert one.running, one.last
                 assert time.monotonic() < deadline, one.last
                 time.sleep(0.2)
@@ -82,7 +82,7 @@ def test_storage_full(sweep: Make, unbroken: Make, tmp_path):
             assert all(one.newest(number) for number in finished)
             resize(200)
             one.finish()
-            assert one.said("No space left on device") == 1
+            assert one.said("the storage is full") == 1
             assert one.told() == unbroken(*SHORT).told()
             one.sound()
         finally:
