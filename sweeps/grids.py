@@ -123,13 +123,13 @@ ARMS = {
 
 def matching(protocol: str) -> list[Run]:
     """The three arms: alike in all but the label, or as released."""
-    suffix = "_published" if protocol == "published" else ""
-    return [
-        Run(name, {k: v for k, v in preset(arm + suffix).items() if k not in _COMMON}) for arm, name in ARMS.items()
-    ]
+    return [Run(name, _arm(arm, protocol)) for arm, name in ARMS.items()]
 
 
-_COMMON = ("network", "epochs")
+def _arm(arm: str, protocol: str) -> dict[str, Any]:
+    """The settings of an arm, without those that the command line may set for all."""
+    settings = preset(arm + ("_published" if protocol == "published" else ""))
+    return {name: value for name, value in settings.items() if name not in ("network", "epochs")}
 
 
 def base(grid: str, spec: DatasetSpec, protocol: str) -> Recipe:
@@ -141,8 +141,8 @@ def base(grid: str, spec: DatasetSpec, protocol: str) -> Recipe:
     recipe = Recipe().with_(dataset=spec.name, validation_fraction=0.1 if protocol == "fair" else 0.01)
     if grid == "mollification":
         return recipe.with_(network="presnet50", epochs=300, augment=(), beta_b=2.0)
-    common = preset("matching")
-    return recipe.with_({name: common[name] for name in _COMMON} | {"augment": ()})
+    common = preset("hard")
+    return recipe.with_({"network": common["network"], "epochs": common["epochs"], **_arm("hard", protocol)})
 
 
 PUBLISHED: dict[tuple[str, str, str], dict[str, float]] = {
