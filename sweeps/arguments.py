@@ -78,6 +78,15 @@ def running_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="run on this Ray cluster: `auto` for the one on this machine, or ray://HOST:10001; see also --submit",
     )
     g.add_argument(
+        "--submit",
+        nargs="?",
+        const="mollify",
+        metavar="DIR",
+        help="hand this command to a cluster as a Ray job, print its id and follow its log; it goes on without this "
+        "terminal. The cluster is --address http://…, else $RAY_ADDRESS, else http://127.0.0.1:8265, where `ray "
+        "dashboard cluster.yaml` brings it; there the project is in DIR (default: mollify, in the home folder)",
+    )
+    g.add_argument(
         "--max-failures",
         type=int,
         default=5,
@@ -183,14 +192,5 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--name", metavar="NAME", help="of the sweep (default: made of its settings)")
 
     g = p.add_argument_group("from a laptop to a cluster")
-    g.add_argument(
-        "--submit",
-        nargs="?",
-        const="mollify",
-        metavar="DIR",
-        help="hand this command to a cluster as a Ray job, print its id and follow its log; it goes on without this "
-        "terminal. The cluster is --address http://…, else $RAY_ADDRESS, else http://127.0.0.1:8265, where `ray "
-        "dashboard cluster.yaml` brings it; there the project is in DIR (default: mollify, in the home folder)",
-    )
     p.set_defaults(program="sweeps/search.py")
     return p
