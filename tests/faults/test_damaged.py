@@ -98,9 +98,10 @@ class TestInASweep:
             one.start().wait(in_trial(number, epochs=3))
             one.kill()
             (live,) = [n for n, (s, _) in one.progress().items() if s == "RUNNING"]
-            epoch = one.newest(live)
             folder = one.local / f"trials/{live:05d}"
-            hurt(folder / f"checkpoints/{checkpoint.name(epoch)}/model.safetensors", rand, cut=cut)
+            # A process that outlives its driver for a moment may still have kept one in mid-epoch.
+            newest = max(folder.glob(f"checkpoints/epoch-*/{checkpoint.MANIFEST}"))
+            hurt(newest.with_name("model.safetensors"), rand, cut=cut)
             metrics = folder / "metrics.jsonl"
             lines = metrics.read_bytes().splitlines(True)
             metrics.write_bytes(b"".join([*lines[:-1], b"\xff{]\n" if cut else lines[-1][: len(lines[-1]) // 2]]))
