@@ -148,9 +148,11 @@ def test_the_report_and_the_trackers_are_there(sweep):
     assert table["number"] == list(range(5))
     summary = (folder / "report/summary.md").read_text()
     assert "plain" in summary
+    assert "Was mollification worth it?" in (folder / "report/report.html").read_text()
     assert {"history.png", "parallel.png"} <= {p.name for p in (folder / "report/plots").iterdir()}
     assert sorted(p.name for p in (folder / "tensorboard").iterdir()) == [f"{n:05d}" for n in range(5)]
-    assert len(list(folder.glob("wandb/offline-run-*/run-*.wandb"))) == 5
+    runs = {path.stem.rpartition("-")[2] for path in folder.glob("wandb/offline-run-*/run-*.wandb")}
+    assert runs == {"report", *(f"{n:05d}" for n in range(5))}
 
 
 def test_the_best_recipe_trains_alone_to_the_same_bits(sweep, tmp_path, capsys):
