@@ -70,8 +70,8 @@ class Process:
 
     @property
     def trains(self) -> bool:
-        """Whether it is one of Tune's actors at work."""
-        return re.match(r"ray::\w+\.train\b", self.command) is not None
+        """Whether it is one of Tune's actors at work: its title is then the sweep and the trial."""
+        return re.match(r"ray::\S+/\d{5}$", self.command) is not None
 
     @property
     def alive(self) -> bool:
