@@ -62,7 +62,8 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
         options |= {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
     else:
         options |= {"address": address}
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # for ray://, Ray does not look itself
+        if address.startswith("ray://"):  # elsewhere Ray looks itself; a cluster without one would lose its actors
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
