@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mollify_core.errors import ConfigError, MollifyError, SweepError, first_line
 from sweeps import environment
 from sweeps.dashboards import LOOPBACK, OptunaDashboard, show_addresses
-from sweeps.plan import Node
+from sweeps.plan import Node, cores
 from sweeps.store import retry
 
 if TYPE_CHECKING:
@@ -46,10 +46,8 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
     environment.set_defaults()
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # workers import the very code that the driver runs
-    import joblib
     import ray
     import torch
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     if ray.is_initialized():
         return
@@ -58,11 +56,15 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that failed or died is told by the study
     options: dict[str, Any] = {"namespace": "mollify", "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"address": "local", "num_cpus": joblib.cpu_count(), "num_gpus": torch.cuda.device_count()}
+        options |= {"address": "local", "num_cpus": cores(), "num_gpus": torch.cuda.device_count()}
         options |= {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
     else:
         options |= {"address": address}
         if address.startswith("ray://"):  # elsewhere Ray looks itself; a cluster without one would lose its actors
+            from ray._private.authentication.authentication_token_setup import (
+                maybe_enable_token_auth_if_token_available,
+            )
+
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -25,7 +25,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from sweeps.matching_plots import distortions
 from sweeps.report import NONE, UNVERIFIED
 from sweeps.results import scale
 from sweeps.store import Store
+from sweeps.text import markdown
 
 METRICS = {
     "error": "error (%)",
@@ -216,7 +217,7 @@ def _answer(numbers: Numbers, metadata: Mapping[str, Any], reference: str) -> It
     if lines:
         header = [f"{scope} {METRICS[m].replace('%', 'points')}" for scope, m in keys]
         title = f"difference to {reference}{_kind(metadata, reference)}; below 0 is better"
-        yield from (_markdown([title, *header], lines), "")
+        yield from (markdown([title, *header], lines), "")
     yield (
         "Each model is one training run, so differences include the luck of its seed. The interval of the clean error "
         "covers the choice of the test images alone. All cells show the same test images, so their errors are not "
@@ -238,7 +239,7 @@ def _errors(rows: Rows, numbers: Numbers, reference: str) -> Iterator[str]:
         error, *values = (_shown("error", found.get(key)) for key in ("clean_error", *scopes, "mce"))
         lines.append([model, error, interval, *values])
     header = ["error (%)", "clean", "95 % interval", *scopes.values(), "mCE"]
-    yield from ("## Error", "", _markdown(header, lines), "")
+    yield from ("## Error", "", markdown(header, lines), "")
     if "corrupted_error" in scopes:
         yield (
             f"Corrupted: the unweighted mean of {_count(numbers)}{_missing(rows)}. mCE: the error relative to that of "
@@ -268,7 +269,7 @@ def _probabilities(rows: Rows, numbers: Numbers) -> Iterator[str]:
                 [model, *(_shown(m, found.get(f"{scope}_{m}")) for m in shown), temperatures[model]]
                 for model, found in numbers.items()
             ]
-            yield from (f"## {title}", "", _markdown(["", *(METRICS[m] for m in shown), "temperature"], lines), "")
+            yield from (f"## {title}", "", markdown(["", *(METRICS[m] for m in shown), "temperature"], lines), "")
     yield (
         "ECE: 15 bins of equal width, pooled over the images of a cell; adaptive: of equal mass. Scaled: after "
         "division of the log-probabilities by the model's temperature, fitted on images held out of training."
@@ -286,7 +287,7 @@ def _severities(numbers: Numbers) -> Iterator[str]:
     ]
     if lines:
         header = ["mean over corruptions", "clean", *(f"severity {severity}" for severity in SEVERITIES)]
-        yield from ("## By severity", "", _markdown(header, lines), "")
+        yield from ("## By severity", "", markdown(header, lines), "")
 
 
 def _levels(rows: Rows) -> Iterator[str]:
@@ -304,9 +305,9 @@ def _levels(rows: Rows) -> Iterator[str]:
             accuracy.append([f"{kind}: {model}", *(_shown("error", share) for share in right)])
             gap.append([f"{kind}: {model}", *(_shown("error", share, "+") for share in over)])
     header = [f"d = {level:.3g}" for level in levels]
-    yield from ("## Robust accuracy under distortion", "", _markdown(["accuracy (%)", *header], accuracy), "")
+    yield from ("## Robust accuracy under distortion", "", markdown(["accuracy (%)", *header], accuracy), "")
     yield from ("Mean confidence less accuracy, above 0 when overconfident:", "")
-    yield from (_markdown(["points", *header], gap), "")
+    yield from (markdown(["points", *header], gap), "")
 
 
 def _biased(numbers: Numbers) -> Iterator[str]:
@@ -314,7 +315,7 @@ def _biased(numbers: Numbers) -> Iterator[str]:
     keys = [(scope, m) for scope, m in keys if any(f"{scope}_{m}" in found for found in numbers.values())]
     lines = [[model, *(_shown(m, found.get(f"{scope}_{m}")) for scope, m in keys)] for model, found in numbers.items()]
     header = ["ECE (%)", *(f"{scope}, {ESTIMATORS[m]}" for scope, m in keys)]
-    yield from ("## Biased estimators of the papers' own code", "", _markdown(header, lines), "")
+    yield from ("## Biased estimators of the papers' own code", "", markdown(header, lines), "")
     yield (
         "**Biased: only to compare with published numbers.** Batch mean: the mean of the ECEs of batches of 100 images "
         "(mollification). Batch and bin mean: the unweighted mean over all non-empty bins of all batches, 10 bins each "
@@ -360,7 +361,7 @@ def _provenance(metadata: Mapping[str, Any]) -> Iterator[str]:
     found: Mapping[str, Mapping[str, Any]] = metadata.get("models", {})
     keys = ("checkpoint", "epochs", "seed", "git_commit", "versions")
     lines = [[model + _kind(metadata, model), *(_told(about, key) for key in keys)] for model, about in found.items()]
-    yield from ("## Provenance", "", _markdown(["", *keys], lines), "")
+    yield from ("## Provenance", "", markdown(["", *keys], lines), "")
     own = [f"{key} {_told(metadata, key)}" for key in ("created", "seed", "precision", "git_commit", "versions")]
     yield from (f"The evaluation: {'; '.join(own)}. Settings of the recipes that differ from the defaults:", "")
     yield from (f"- {model}: `{json.dumps(about.get('recipe'))}`" for model, about in found.items())
@@ -391,8 +392,3 @@ def _shown(metric: str, value: float | None, sign: str = "") -> str:
 
 def _quantity(metric: str, value: float) -> str:
     return _shown(metric, value) + (" %" if scale(metric) == 100 else "")
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(" ".join(c.replace("|", "\\|").split()) for c in line) + " |" for line in lines)

@@ -22,7 +22,7 @@ from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.datasets import spec as dataset_spec
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.evaluation import LEVELS, cells, summarise
-from mollify_core.recipe import Recipe, parse_setting
+from mollify_core.recipe import Recipe
 from sweeps import evaluate, evaluation, grids, models, plan, reproduction_report, runs
 from sweeps import settle as settling
 from sweeps.driver import carry_out
@@ -97,14 +97,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line sets for all runs."""
     flags = ("network", "epochs", "batch_size", "train_fraction", "image_size")
     settings = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
-    for item in args.set:
-        name, equals, text = item.partition("=")
-        if not equals:
-            raise ConfigError(f"Expected --set NAME=VALUE, but got {item!r}")
-        if name in ("dataset", "seed"):
-            raise ConfigError(f"Expected --{'data' if name == 'dataset' else 'seed'}, but got --set {name}=…")
-        settings[name] = parse_setting(name, text)
-    return settings
+    return settings | settling.given(args.set, {"dataset": "--data", "seed": "--seed"})
 
 
 def _settle(args: argparse.Namespace, name: str, wanted: Sequence[Run]) -> Sweep:

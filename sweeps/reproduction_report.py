@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from mollify_core.distortions import KINDS
+from mollify_core.recipe import Recipe
 from sweeps import grids, provenance, reproduction_plots, statistics
 from sweeps.html_charts import Interval, interval_chart
 from sweeps.html_page import Html, Section, bullets, figure, figures, paragraph, table
@@ -22,7 +23,6 @@ from sweeps.statistics import Difference, Mean
 from sweeps.text import NONE, markdown, shown
 
 Record = Mapping[str, Any]
-Values = Mapping[str, Mapping[int, float]]  # run -> seed -> number
 
 ECE = {("mollification", "published"): "batch_mean_ece", ("matching", "published"): "matching_ece"}
 """The estimator in the tables; pooled where not named."""
@@ -304,7 +304,7 @@ def set_up_of(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) ->
         own = [record for record in records if record["sweep"] == sweep["name"]]
         if not own:
             continue
-        recipe = {k: v for part in sweep["base_recipe"].values() if isinstance(part, dict) for k, v in part.items()}
+        recipe = Recipe.from_dict(sweep["base_recipe"])
         named = ("network", "epochs", "batch_size", "optimizer", "lr", "train_fraction", "validation_fraction")
         rows.append(
             [
@@ -313,7 +313,7 @@ def set_up_of(records: Sequence[Record], sweeps: Sequence[Mapping[str, Any]]) ->
                 "yes" if own[0]["verified"] else "NO",
                 str(own[0]["test_images"]),
                 ", ".join(map(str, sorted({record["seed"] for record in own}))),
-                ", ".join(f"{name} {recipe[name]}" for name in named),
+                ", ".join(f"{name} {recipe.get(name)}" for name in named),
                 str(sweep["commit"]),
                 ", ".join(f"{name} {version}" for name, version in sweep["versions"].items()),
             ]

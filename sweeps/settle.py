@@ -235,14 +235,27 @@ def _base_recipe(args: argparse.Namespace) -> tuple[Recipe, int, DatasetSpec]:
         recipe = recipe.with_(preset(args.preset))
     flags = ("network", "epochs", "batch_size", "train_fraction", "seed")
     recipe = recipe.with_({f: getattr(args, f) for f in flags if getattr(args, f) is not None})
-    for item in args.set:
+    for name, value in given(args.set, {"dataset": "--dataset", "image_size": "--image-size"}).items():
+        recipe = recipe.with_({name: value})
+    return recipe, trials, spec
+
+
+def given(items: Sequence[str], elsewhere: dict[str, str]) -> dict[str, Any]:
+    """The settings that `--set NAME=VALUE` gives.
+
+    Args:
+        items: the words.
+        elsewhere: setting -> the option that gives it instead.
+    """
+    settings = {}
+    for item in items:
         name, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"Expected --set NAME=VALUE, but got {item!r}")
-        if name in ("dataset", "image_size"):
-            raise ConfigError(f"Expected --{name.replace('_', '-')}, but got --set {name}=…")
-        recipe = recipe.with_({name: parse_setting(name, text)})
-    return recipe, trials, spec
+        if name in elsewhere:
+            raise ConfigError(f"Expected {elsewhere[name]}, but got --set {name}=…")
+        settings[name] = parse_setting(name, text)
+    return settings
 
 
 def _check_search(args: argparse.Namespace, searched: space.Space, trials: int, objectives: tuple[str, ...]) -> None:
