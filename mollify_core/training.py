@@ -193,7 +193,7 @@ class Training:
         return Epoch(index, metrics)
 
     def final(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """What a finished model is judged by, on all of validation: (clean_* and corrupted_*, values per image)."""
+        """What a finished model is judged by, on all of validation: (clean_* and corrupted_*, see `image_values`)."""
         values = self.validate()
         return summarise(values), image_values(values)
 

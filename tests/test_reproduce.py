@@ -15,6 +15,7 @@ from scipy import stats
 from mollify_core.datasets import spec
 from mollify_core.errors import ConfigError
 from sweeps import grids, reproduction_plots, reproduction_report
+from sweeps.models import find
 from sweeps.reproduce import main
 
 ROOT = Path(__file__).parents[1]
@@ -264,6 +265,9 @@ def test_a_whole_grid(tmp_path):
     """Two runs with two seeds each, trained and measured."""
     reproduce(tmp_path, "--augmentations", "none")
     check_results(tmp_path, ("none",))
+    (sweep,) = tmp_path.glob("runs/mollification-fair-digits-*")
+    labels = [model.label for model in find([str(sweep)], print)]  # what `sweeps/evaluate.py` measures of it
+    assert labels == [f"none, {s}, seed {seed}" for seed in (0, 1) for s in ("off", "mollified")]
 
 
 @pytest.mark.slow
