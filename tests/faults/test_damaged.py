@@ -136,8 +136,8 @@ class TestInASweep:
         """Set-up: while a sweep runs, the clock jumps a day back for all its processes; then it is killed, and
         continued a day ahead. Minimum time: 45 s.
 
-        A library between the processes and the C library shifts what they are told: the machine's own clock is left
-        alone.
+        A library between the processes and the C library shifts what they are told, and what they wait for: the
+        machine's own clock is left alone.
 
         1. The sweep goes on after the jump, and the same command continues it.
         2. The result equals that of an unbroken sweep, bit for bit.
