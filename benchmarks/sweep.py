@@ -41,7 +41,7 @@ def feed(rounds: int) -> None:
     torch.set_num_threads(1)
     connect(None)
     prepared = prepare("digits")
-    shards, info = sweep_feed.datasets(prepared, RECIPE, 1)
+    shards, info = sweep_feed.datasets(prepared, RECIPE)
 
     def loop(config: dict[str, Any]) -> None:
         started = time.perf_counter()
@@ -53,7 +53,7 @@ def feed(rounds: int) -> None:
             seconds = []
             for side in (fed, plain):
                 start = time.process_time()
-                side._train_epoch()
+                side._train_epoch(time.perf_counter(), None)
                 side.epoch += 1
                 seconds.append(time.process_time() - start)
             ratios.append(seconds[1] / seconds[0])

@@ -34,7 +34,6 @@ def training_data(recipe: Recipe, prepared: Prepared, device: torch.device | str
     spec = prepared.spec
     return TrainingData(
         fit=type(images)(chosen.images.to(device), chosen.labels.to(device)),
-        fit_total=len(fit),
         validation=ValidationSet.make(images.select(validation), seed=recipe.data.split_seed, device=device),
         classes=spec.classes,
         mean=spec.mean,

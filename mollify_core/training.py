@@ -43,8 +43,7 @@ class TrainingData:
     """What a model is trained on.
 
     Attributes:
-        fit: this worker's images (all of them when it is alone), on its device.
-        fit_total: number of fit images over all workers.
+        fit: the images to fit, on the worker's device; the same on every worker.
         validation: held-out images, clean and corrupted, on the device.
         classes: number of classes.
         mean, std: per channel, of images in [0, 1].
@@ -52,7 +51,6 @@ class TrainingData:
     """
 
     fit: ImageSet
-    fit_total: int
     validation: ValidationSet
     classes: int
     mean: tuple[float, ...]
@@ -127,9 +125,13 @@ class Training:
         self.recipe, self.data, self.worker = recipe, data, worker or Worker()
         self.accumulate = accumulate
         world, repeat = self.worker.world, recipe.mollify.repeat
-        if recipe.optim.batch_size % (world * repeat):
-            parts = f"the {world} workers" + (f" times repeat {repeat}" if repeat > 1 else "")
-            raise ConfigError(f"Expected batch_size to be a multiple of {parts}, but got {recipe.optim.batch_size}")
+        if recipe.optim.batch_size % repeat:
+            raise ConfigError(
+                f"Expected batch_size to be a multiple of repeat {repeat}, but got {recipe.optim.batch_size}"
+            )
+        if recipe.optim.batch_size < world * repeat:
+            needs = f"{world} worker{'s' * (world > 1)}" + (f" times repeat {repeat}" if repeat > 1 else "")
+            raise ConfigError(f"Expected batch_size to be at least {needs}, but got {recipe.optim.batch_size}")
         device = self.worker.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(recipe.seed, "init"))
@@ -181,12 +183,13 @@ class Training:
         loss, errors = self._train_epoch(started, stop)
         trained = time.perf_counter() - started
         index, self.epoch, self.progress = self.epoch, self.epoch + 1, None
-        values = self.validate(epoch_images(self.data.fit_total, len(self.data.validation)))
+        n_fit, repeat = len(self.data.fit), self.recipe.mollify.repeat
+        values = self.validate(epoch_images(n_fit, len(self.data.validation)))
         metrics = {
-            "train_loss": loss / (self.data.fit_total * self.recipe.mollify.repeat),
-            "train_error": errors / (self.data.fit_total * self.recipe.mollify.repeat),
+            "train_loss": loss / (n_fit * repeat),
+            "train_error": errors / (n_fit * repeat),
             "lr": learning_rate(self.recipe, index),
-            "images_per_second": self.data.fit_total / trained,
+            "images_per_second": n_fit / trained,
             **summarise(values),
             "seconds": time.perf_counter() - started,
         }
@@ -204,13 +207,12 @@ class Training:
             started: when the epoch started, by `time.perf_counter`.
             stop: see `run_epoch`.
         """
-        recipe, worker, total = self.recipe, self.worker, self.data.fit_total
+        recipe, worker, total = self.recipe, self.worker, len(self.data.fit)
         self._parallel.train()
-        shard = len(self.data.fit)
-        order = torch.randperm(shard, generator=rng.generator(recipe.seed, self.epoch, worker.rank, "order"))
-        order = order.to(worker.device)
-        batch = recipe.optim.batch_size // (worker.world * recipe.mollify.repeat)
-        steps = math.ceil(len(range(0, total, worker.world)) / batch)  # rank 0 has the largest shard
+        # One order for all workers: a step's images are the same however many share them.
+        order = torch.randperm(total, generator=rng.generator(recipe.seed, self.epoch, 0, "order")).to(worker.device)
+        batch = recipe.optim.batch_size // recipe.mollify.repeat
+        steps = math.ceil(total / batch)
         sums = torch.zeros(steps, device=worker.device)
         errors = torch.zeros((), device=worker.device)
         done = self.progress.step if self.progress else 0
@@ -224,19 +226,19 @@ class Training:
             for step in range(done, steps):
                 for generator in generators:
                     generator.manual_seed(rng.derive(recipe.seed, self.epoch, step, worker.rank, "network"))
-                rows = order[step * batch : (step + 1) * batch]
-                # Shards differ by one image at most, so at the last step a worker may have nothing left. It still
-                # has to take part in the exchange of gradients: one image, weight 0.
-                weight = 1.0 if len(rows) else 0.0
-                rows = rows if len(rows) else order[:1]
-                in_step = min((step + 1) * batch * worker.world, total) - step * batch * worker.world
+                share = self._share(step)
+                # At the last step a worker may have nothing left. It still has to take part in the exchange of
+                # gradients: one image, weight 0.
+                weight = 1.0 if share else 0.0
+                rows = order[share.start : share.stop : share.step] if share else order[:1]
+                in_step = min((step + 1) * batch, total) - step * batch
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, self.epoch, (step + 1) / steps)
                 sums[step], wrong = self._step(step, rows, in_step, weight)
                 errors += wrong
                 stopped = stop is not None and self._stopped(stop, step)
                 if stopped or step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == steps - 1:
-                    self._check_finite(sums[: step + 1], shard, batch)
+                    self._check_finite(sums[: step + 1])
                 if stopped:
                     each = worker.sum(sums[: step + 1].cpu()).tolist()
                     wrong_total = worker.sum(errors.cpu()).item()
@@ -245,6 +247,13 @@ class Training:
         total_loss, total_errors = worker.sum(torch.stack([sums.sum().cpu(), errors.cpu()]).double()).tolist()
         return total_loss, total_errors
 
+    def _share(self, step: int) -> range:
+        """Where this worker's images of a step stand in the epoch's order: every world-th of the step's."""
+        rank, world = self.worker.rank, self.worker.world
+        batch = self.recipe.optim.batch_size // self.recipe.mollify.repeat
+        start = step * batch
+        return range(start + (rank - start) % world, min(start + batch, len(self.data.fit)), world)
+
     def _stopped(self, stop: Stop, step: int) -> bool:
         """Whether any worker is to stop after this step; the same on every worker."""
         if self.worker.world == 1:
@@ -252,11 +261,11 @@ class Training:
         return step % _AGREE_EVERY == 0 and self.worker.sum(torch.tensor(float(stop()))).item() > 0
 
     def _step(self, step: int, rows: Tensor, in_step: int, weight: float) -> tuple[Tensor, Tensor]:
-        """One optimiser step on `rows` of the shard; returns (sum of losses, number of errors), not synchronised.
+        """One optimiser step on `rows` of the fit images; returns (sum of losses, number of errors), not synchronised.
 
         Args:
             step: step index in the epoch.
-            rows: (batch,) indices into the shard.
+            rows: (batch,) indices into the fit images.
             in_step: number of images of this step over all workers.
             weight: 0 for a filler image.
         """
@@ -298,11 +307,11 @@ class Training:
         guess = logits.detach()[:, :classes].argmax(dim=1)
         return loss.detach(), weight * (guess != batch.labels).sum()
 
-    def _check_finite(self, losses: Tensor, shard: int, batch: int) -> None:
+    def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             step = int(bad[0])
-            times = self._times(step, max(1, min(batch, shard - step * batch)))
+            times = self._times(step, max(1, len(self._share(step))))
             drawn = f"t from {min(times):.3g} to {max(times):.3g}" if times else "no image degraded"
             raise NonFiniteLossError(
                 f"Expected a finite loss, but got {float(losses[step])} in epoch {self.epoch}, step {step} ({drawn})",

@@ -6,6 +6,7 @@ import argparse
 import textwrap
 
 from mollify_core.errors import ConfigError
+from sweeps.workers import Workers
 
 _EPILOG = """
 examples:
@@ -54,7 +55,14 @@ def running_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         The group about the latter, for more of them.
     """
     g = p.add_argument_group("resources")
-    g.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help="data-parallel processes (default: 1)")
+    g.add_argument(
+        "--workers-per-trial",
+        type=Workers.parse,
+        default=Workers(1, 1),
+        metavar="N|MIN:MAX",
+        help="data-parallel processes that share each batch; MIN:MAX takes as many as the cluster has, and goes on from "
+        "the last checkpoint with more or fewer when machines come or go (default: 1)",
+    )
     g.add_argument(
         "--cpus-per-worker", type=int, default=1, metavar="N", help="CPUs, and torch threads, of each (default: 1)"
     )

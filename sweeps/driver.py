@@ -147,9 +147,10 @@ def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, args: 
         table.add_row(
             "confirm", f"then the {args.confirm} best and trials 0 and 1, {args.seeds} seeds each: {more} more"
         )
-    workers = f"{place.workers} worker{'s' if place.workers > 1 else ''} on {place.device}"
-    table.add_row("a trial", f"{workers}, {place.cpus} CPU each")
-    if place.workers > 1:
+    table.add_row("a trial", f"{place.workers} on {place.device}, {place.cpus} CPU each")
+    if place.workers.elastic:
+        table.add_row("", "as many as the cluster has; the numbers then depend on when machines come and go")
+    if not place.workers.alone:
         own = "BatchNorm over the images of all workers" if place.gpus else "BatchNorm over each worker's own images"
         table.add_row("", own + ("" if place.gpus else ": PyTorch synchronises it on GPUs only"))
     table.add_row("at once", f"{place.concurrent} trial{'s' * (place.concurrent > 1)} ({place.why})")

@@ -217,7 +217,7 @@ class Run:
         actor: Any = ray.remote(SweepStudy)
         self._study: Any = actor.options(**options).remote(sweep.setup)
         self._status: dict[str, Any] = ray.get(self._study.status.remote())
-        shards, info = feed.datasets(sweep.prepared, sweep.base, sweep.placement.workers)
+        shards, info = feed.datasets(sweep.prepared, sweep.base)
         description = sweep.setup.sweep
         setup = TrialSetup(
             storage=sweep.store.uri,
@@ -286,7 +286,7 @@ class Run:
         place = sweep.placement
         bundle = (
             {"CPU": place.cpus, **({"GPU": place.gpus} if place.gpus else {})}
-            if place.workers == 1
+            if place.workers.alone
             # The driver of a worker group only waits; claiming a CPU it could starve its own workers.
             else {"node:__internal_head__": 0.001}
         )

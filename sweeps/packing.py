@@ -139,7 +139,7 @@ def _train(job: tuple, ready: Any, answers: Any) -> None:
     device = torch.device(name)
     resident = ImageSet(images.to(device), labels.to(device))
     nothing = ValidationSet(resident.images[None, :0], resident.labels[:0])
-    data = TrainingData(resident, len(resident), nothing, classes, mean, std, "")
+    data = TrainingData(resident, nothing, classes, mean, std, "")
     training = Training(Recipe.from_dict(tree), data, Worker(device=device))
     rows = torch.arange(len(resident), device=device)
     for step in range(_WARM_UP):

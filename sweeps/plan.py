@@ -16,6 +16,7 @@ from mollify_core.training import Training, TrainingData
 from mollify_core.validation import CELLS, ValidationSet
 from mollify_core.worker import Worker
 from sweeps.trial import KEEP
+from sweeps.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Placement:
     """Who runs where.
 
     Attributes:
-        workers: processes per trial.
+        workers: processes per trial, or their range.
         cpus, gpus: per worker.
         concurrent: trials at once.
         why: what limits their number, in words.
     """
 
-    workers: int
+    workers: Workers
     cpus: int
     gpus: float
     concurrent: int
@@ -49,17 +50,18 @@ class Placement:
 
 
 def place(
-    nodes: list[Node], *, workers: int, cpus: int, gpus: float | None, at_most: int | None, trials: int
+    nodes: list[Node], *, workers: Workers, cpus: int, gpus: float | None, at_most: int | None, trials: int
 ) -> Placement:
     """Computes how many trials run at once so that none ever waits for what another one holds.
 
     A trial of one worker is that worker; a trial of several has a driver beside them, which like the study and the
-    blocks of the data set claims no CPU. So whole trials are counted by what their workers need, node by node.
+    blocks of the data set claims no CPU. So whole trials are counted by what their workers need, node by node; those of
+    elastic trials by the most that they take, since each of them asks for all of it.
 
     Raises:
         ConfigError: not even one trial fits; what it needs and what there is.
     """
-    for name, value in (("--workers-per-trial", workers), ("--cpus-per-worker", cpus), ("--max-concurrent", at_most)):
+    for name, value in (("--cpus-per-worker", cpus), ("--max-concurrent", at_most)):
         if value is not None and value < 1:
             raise ConfigError(f"Expected {name} to be at least 1, but got {value}")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
@@ -74,10 +76,8 @@ def place(
         by_gpu = int(node.gpus) * int(1 / gpus + 1e-9) if 0 < gpus <= 1 else int(node.gpus // gpus) if gpus else by_cpu
         slots += min(by_cpu, by_gpu)
         limits.add("GPUs" if by_gpu < by_cpu else "CPUs")
-    concurrent = slots // workers
-    need = f"{workers} worker{'s' * (workers > 1)} with {cpus} CPU{'s' * (cpus > 1)}" + (
-        f" and {gpus:g} GPU" if gpus else ""
-    )
+    concurrent = slots // workers.most or int(slots >= workers.least)
+    need = f"{workers} with {cpus} CPU{'s' * (cpus > 1)}" + (f" and {gpus:g} GPU" if gpus else "")
     have = f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs"
     if len(nodes) > 1:
         have += f" on {len(nodes)} nodes"
@@ -117,7 +117,7 @@ def seconds_per_trial(
     try:
         images = ImageSet(sample.images.to(device), sample.labels.to(device))
         nothing = ValidationSet(images.images[None, :0], images.labels[:0])
-        data = TrainingData(images, len(images), nothing, spec.classes, spec.mean, spec.std, "")
+        data = TrainingData(images, nothing, spec.classes, spec.mean, spec.std, "")
         training = Training(recipe, data, Worker(device=device))
         rows = torch.arange(len(images), device=device)
         times: list[float] = []
@@ -130,7 +130,7 @@ def seconds_per_trial(
     finally:
         torch.set_num_threads(threads)
     validation = 0.05 * n_fit * recipe.optim.epochs + n_val * CELLS / 3
-    return per_image / placement.workers * (n_fit * recipe.optim.epochs + validation)
+    return per_image / placement.workers.most * (n_fit * recipe.optim.epochs + validation)
 
 
 def checkpoint_bytes(recipe: Recipe, spec: DatasetSpec) -> int:

@@ -19,7 +19,7 @@ import optuna
 
 from mollify_core.datasets import DatasetSpec, Prepared, prepare
 from mollify_core.datasets import spec as dataset_spec
-from mollify_core.errors import ConfigError, DataError, nearest
+from mollify_core.errors import ConfigError, nearest
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.training import split_rows
@@ -137,10 +137,12 @@ def settle(
         )
 
     placement = place(args.cpus_per_worker, args.gpus_per_worker)
-    parts = placement.workers * base.mollify.repeat
-    if base.optim.batch_size % parts:
-        what = "--workers-per-trial" + (" times repeat" if base.mollify.repeat > 1 else "")
-        raise ConfigError(f"Expected --batch-size to be a multiple of {what} {parts}, but got {base.optim.batch_size}")
+    size, repeat = base.optim.batch_size, base.mollify.repeat
+    if size % repeat:
+        raise ConfigError(f"Expected --batch-size to be a multiple of repeat {repeat}, but got {size}")
+    if size < placement.workers.most * repeat:
+        what = f"{placement.workers}" + (f" times repeat {repeat}" if repeat > 1 else "")
+        raise ConfigError(f"Expected --batch-size to be at least an image for each of {what}, but got {size}")
     prepared = prepare(
         args.dataset,
         data_dir=args.data_dir,
@@ -156,8 +158,6 @@ def settle(
         packed = packing.choose(base, sample, prepared.spec, plan.cores())
         placement = place(packed.cpus, packed.gpus)
         placement = dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
-    if len(fit) < placement.workers:
-        raise DataError(f"Expected at least one fit image for each worker, but got {len(fit)} images")
     identity = {
         "fingerprint": prepared.fingerprint,
         "objectives": list(objectives),
@@ -283,7 +283,7 @@ def _pack(args: argparse.Namespace) -> bool:
     """Whether the number of trials on a device is to be measured; raises a ConfigError where that cannot be."""
     if args.pack == "off":
         return False
-    if args.address is not None or args.workers_per_trial != 1:
+    if args.address is not None or not args.workers_per_trial.alone:
         raise ConfigError("Expected --pack auto for trials of one worker on this machine: it is measured here")
     if args.cpus_per_worker != 1 or args.gpus_per_worker is not None:
         raise ConfigError("Expected --pack auto without --cpus-per-worker and --gpus-per-worker, which it chooses")
@@ -300,6 +300,6 @@ def _nodes(args: argparse.Namespace) -> list[plan.Node]:
 
     nodes = cluster_nodes(args.address)
     if args.max_concurrent and args.max_concurrent > 0:  # the autoscaler starts machines when trials wait for them
-        coming = args.max_concurrent * max(args.workers_per_trial, 1)
+        coming = args.max_concurrent * args.workers_per_trial.most
         nodes += [plan.Node(args.cpus_per_worker, args.gpus_per_worker or 0)] * coming
     return nodes

@@ -74,6 +74,7 @@ class Live:
     value: float | None = None
     seconds: float = 0.0  # training time before this process, of an adopted trial
     note: str = ""
+    workers: int | None = None  # that train it, once they do
 
 
 def _written(method: Callable[Concatenate[SweepStudy, P], R]) -> Callable[Concatenate[SweepStudy, P], R]:
@@ -176,10 +177,13 @@ class SweepStudy:
             "accumulate": trial.user_attrs.get("accumulate", 1),
         }
 
-    def ready(self, number: int) -> None:
-        """A trial has its data and its network, and takes its first batch."""
+    def ready(self, number: int, workers: int = 1) -> None:
+        """A trial has its data and its network, and takes its first batch, on so many workers."""
         live = self._live[number]
         live.note = ""
+        if live.workers not in (None, workers):
+            self.notice(f"trial {number} goes on with {workers} worker{'s' * (workers > 1)} ({live.workers} before)")
+        live.workers = workers
         self._trials[number].set_user_attr("startup_seconds", time.monotonic() - live.started)
 
     @_written

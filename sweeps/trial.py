@@ -36,6 +36,7 @@ from mollify_core.training import Stop, Training, TrainingData
 from mollify_core.worker import Worker
 from sweeps import feed, preemption
 from sweeps.store import Store, trial_folder
+from sweeps.workers import Workers
 from sweeps.writer import KEEP as KEEP
 from sweeps.writer import Patience, Writer
 
@@ -53,7 +54,7 @@ class TrialSetup:
         storage: URI of the sweep's folder.
         study: name of the study's actor.
         objectives: metrics that are reported, in the order of the study's directions.
-        workers: processes per trial.
+        workers: processes per trial, or their range.
         cpus, gpus: per worker; `cpus` is also the number of torch threads.
         feed: what goes with the data sets.
         provenance: goes into every checkpoint (versions, commit, verified or not).
@@ -62,7 +63,7 @@ class TrialSetup:
     storage: str
     study: str
     objectives: tuple[str, ...]
-    workers: int
+    workers: Workers
     cpus: int
     gpus: float
     feed: feed.FeedInfo
@@ -94,7 +95,7 @@ class TrialActor(tune.Trainable):
     ) -> None:
         self._setup, self._datasets = setup, datasets
         os.umask(0o077)
-        if setup.workers == 1:
+        if setup.workers.alone:
             preemption.listen()
 
     def step(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class TrialActor(tune.Trainable):
             _run(self.config, self._setup, self._datasets)
             if preemption.heard():
                 sys.exit(0)  # Tune starts another process, and the trial goes on in it
-            if self._setup.workers == 1 or study.stopping() or study.begin(number)["finished"]:
+            if self._setup.workers.alone or study.stopping() or study.begin(number)["finished"]:
                 return {"number": number, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -117,14 +118,14 @@ class TrialActor(tune.Trainable):
 
 
 def _run(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]) -> None:
-    local = setup.workers == 1
+    local, workers = setup.workers.alone, setup.workers
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"assignment": assignment, "setup": setup},
         datasets=datasets,
-        dataset_config=ray.train.DataConfig(datasets_to_split=[]),  # the shards are made already, one a worker
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),  # workers share each step's images out
         scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if local else setup.workers,
+            num_workers=0 if local else tuple(workers) if workers.elastic else workers.most,  # type: ignore[arg-type]
             use_gpu=setup.gpus > 0,
             resources_per_worker=None if local else _resources(setup),
         ),
@@ -153,7 +154,7 @@ def train_loop(config: dict[str, Any]) -> None:
     number = config["assignment"]["number"]
     device = torch.device("cuda", torch.cuda.current_device()) if setup.gpus else torch.device("cpu")
     worker = Worker(device=device)
-    if setup.workers > 1:  # in local mode there is no group, and Ray refuses to be asked about it
+    if not setup.workers.alone:  # in local mode there is no group, and Ray refuses to be asked about it
         context = ray.train.get_context()
         worker = Worker(context.get_world_rank(), context.get_world_size(), device)
         os.umask(0o077)
@@ -229,7 +230,7 @@ class Trial:
             state = self._newest_checkpoint(writer, len(begin["values"]), Patience(self.store.uri, tell))
             training = Training(self.recipe, images, self.worker, state, begin["accumulate"])
             if first:
-                study.ready(number)
+                study.ready(number, self.worker.world)
             go_on = self._take_up(training, writer, begin)
             for epoch in training.run(self.stop) if go_on else ():
                 if first:  # before its checkpoint exists: the study is never behind one
@@ -291,7 +292,7 @@ class Trial:
         writer.close(self.stop)
         path = f"{self.store.uri}/checkpoints/{checkpoint.name(training.epoch)}"
         attrs = {"folder": self.store.uri, "checkpoint": path}
-        attrs |= {"threads": self.setup.cpus, "device": self.worker.device.type}
+        attrs |= {"threads": self.setup.cpus, "device": self.worker.device.type, "workers": self.worker.world}
         if go_on:
             values = [metrics[name] for name in self.setup.objectives]
             self.study.complete(self.number, values, attrs, metrics)

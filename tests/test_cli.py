@@ -56,11 +56,15 @@ DIGITS = ("--dataset", "digits")
         ((*DIGITS, "--epochs", "0"), "`epochs` to be a positive integer, but got 0"),
         ((*DIGITS, "--epoch", "3"), "--epoch"),
         ((*DIGITS, "--workers-per-trial", "999"), "needs 999 workers"),
-        ((*DIGITS, "--workers-per-trial", "0"), "--workers-per-trial to be at least 1, but got 0"),
+        ((*DIGITS, "--workers-per-trial", "8:2"), "expected N or MIN:MAX with 1 <= MIN <= MAX, but got '8:2'"),
+        (
+            (*DIGITS, "--workers-per-trial", "0"),
+            "--workers-per-trial: expected N or MIN:MAX with 1 <= MIN <= MAX, but got '0'",
+        ),
         ((*DIGITS, "--gpus-per-worker", "64"), "64 GPU, but there are"),
         (
-            (*DIGITS, "--workers-per-trial", "2", "--batch-size", "31"),
-            "a multiple of --workers-per-trial 2, but got 31",
+            (*DIGITS, "--workers-per-trial", "1:2", "--batch-size", "1"),
+            "an image for each of 1 to 2 workers, but got 1",
         ),
         ((*DIGITS, "--space", "missing.yaml"), "Cannot read space file 'missing.yaml'"),
         ((*DIGITS, "--recipe", "missing.json"), "Cannot read recipe 'missing.json'"),

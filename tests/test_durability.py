@@ -64,7 +64,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def data(digits):
     images = training_data(BASE, digits)
-    assert -(-images.fit_total // BASE.optim.batch_size) == STEPS
+    assert -(-len(images.fit) // BASE.optim.batch_size) == STEPS
     return images
 
 

@@ -11,6 +11,7 @@ from mollify_core.recipe import Recipe
 from sweeps import packing
 from sweeps.packing import Measured
 from sweeps.settle import _pack
+from sweeps.workers import Workers
 
 RECIPE = Recipe().with_(dataset="digits", network="resnet20", batch_size=16, augment=())
 
@@ -54,13 +55,19 @@ def test_the_choice(speeds, memory, free, cpus, words, monkeypatch, digits):
     ("given", "words"),
     [
         ({"address": "auto"}, "on this machine"),
-        ({"workers_per_trial": 2}, "trials of one worker"),
+        ({"workers_per_trial": Workers(1, 2)}, "trials of one worker"),
         ({"cpus_per_worker": 2}, "without --cpus-per-worker"),
         ({"gpus_per_worker": 0.5}, "without --cpus-per-worker and --gpus-per-worker"),
     ],
 )
 def test_where_it_cannot_be(given, words):
-    options = {"pack": "auto", "address": None, "workers_per_trial": 1, "cpus_per_worker": 1, "gpus_per_worker": None}
+    options = {
+        "pack": "auto",
+        "address": None,
+        "workers_per_trial": Workers(1, 1),
+        "cpus_per_worker": 1,
+        "gpus_per_worker": None,
+    }
     assert _pack(argparse.Namespace(**options))
     assert not _pack(argparse.Namespace(**{**options, "pack": "off", **given}))
     with pytest.raises(ConfigError, match=words):

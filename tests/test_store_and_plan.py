@@ -9,6 +9,7 @@ import pytest
 from mollify_core.errors import ConfigError, StorageError
 from sweeps import plan
 from sweeps.store import Store
+from sweeps.workers import Workers
 
 
 def test_store(tmp_path):
@@ -33,7 +34,8 @@ def test_unusable_storage_is_one_sentence(uri):
 
 
 def place(nodes, **changes):
-    arguments = {"workers": 1, "cpus": 1, "gpus": None, "at_most": None, "trials": 100, **changes}
+    arguments = {"cpus": 1, "gpus": None, "at_most": None, "trials": 100, **changes}
+    arguments["workers"] = Workers.parse(str(changes.get("workers", 1)))
     return plan.place([plan.Node(*n) for n in nodes], **arguments)
 
 
@@ -44,6 +46,8 @@ def place(nodes, **changes):
         ([(2, 0)], {"workers": 2}, 1),
         ([(2, 0)], {"cpus": 2}, 1),
         ([(8, 0)], {"workers": 3}, 2),
+        ([(8, 0)], {"workers": "2:3"}, 2),
+        ([(2, 0)], {"workers": "2:3"}, 1),
         ([(16, 4)], {}, 4),
         ([(16, 4)], {"gpus": 0.25}, 16),
         ([(16, 4)], {"gpus": 0.4}, 8),  # two fractions of 0.4 fit on one device, not ten on four
@@ -66,7 +70,7 @@ def test_concurrency(nodes, changes, concurrent):
         ([(2, 0)], {"workers": 3}, "needs 3 workers with 1 CPU, but there are 2 CPUs and 0 GPUs"),
         ([(2, 0)], {"gpus": 1.0}, "1 worker with 1 CPU and 1 GPU, but there are 2 CPUs and 0 GPUs"),
         ([(3, 0), (3, 0)], {"cpus": 4}, "6 CPUs and 0 GPUs on 2 nodes"),
-        ([(2, 0)], {"workers": 0}, "--workers-per-trial to be at least 1, but got 0"),
+        ([(2, 0)], {"workers": "3:4"}, "needs 3 to 4 workers with 1 CPU, but there are 2 CPUs and 0 GPUs"),
         ([(2, 0)], {"cpus": 0}, "--cpus-per-worker to be at least 1, but got 0"),
         ([(2, 2)], {"gpus": 1.5}, "--gpus-per-worker to be 0, a fraction of 1, or a whole number, but got 1.5"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import pickle
@@ -142,7 +143,7 @@ def test_asked_at_the_last_step_only_validation_is_left(digits):
     data = training_data(SMALL, digits)
     whole, part = Training(SMALL, data), Training(SMALL, data)
     expected = whole.run_epoch().metrics
-    steps = -(-data.fit_total // 32)
+    steps = -(-len(data.fit) // 32)
     with pytest.raises(Preempted):
         part.run_epoch(stop_after(steps))
     assert part.state().step == steps
@@ -321,23 +322,19 @@ def _build(name, num_classes, image_shape, **options):
     return network
 
 
-def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, rows: np.ndarray, out: str) -> None:
+def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: str) -> None:
     torch.set_num_threads(1)
     networks.build = _build
     if world > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29513"}
         dist.init_process_group("gloo", rank=rank, world_size=world)
-    share = range(rank, len(rows), world)
-    shard = TrainingData(
-        data.fit.select(list(share)), len(rows), data.validation, data.classes, data.mean, data.std, data.fingerprint
-    )
-    training = Training(recipe, shard, Worker(rank, world))
-    seen: list[int] = []
+    training = Training(recipe, data, Worker(rank, world))
+    seen: list[list[int]] = []
     step = training._step
 
     def recording(index, chosen, in_step, weight):
         if weight:
-            seen.extend(rows[list(share)][chosen.numpy()])
+            seen.append(chosen.tolist())
         return step(index, chosen, in_step, weight)
 
     training._step = recording  # type: ignore[method-assign]
@@ -347,32 +344,36 @@ def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, rows:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("batch_size", [256, 10, 2])
-def test_two_workers_equal_one(batch_size, digits, tmp_path):
-    """Every image once an epoch over both shards; with one step an epoch, the joined batch's very gradient.
+@pytest.mark.parametrize(("world", "batch_size"), [(2, 256), (2, 11), (2, 2), (3, 256), (3, 10)])
+def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
+    """They share each step's images evenly, the very ones that one worker would train on; with one step an epoch, the
+    gradient is the joined batch's.
 
-    129 images give shards of 65 and 64, so the last step is ragged; with batches of one image a worker, the second
-    worker has nothing in the last step.
+    129 images make the last step ragged; with batches of two, one worker has nothing in it. Batches that are no
+    multiple of the workers have a larger share here and there.
     """
     recipe = SMALL.with_(batch_size=batch_size, train_fraction=0.2, precision="float32", p_clean=1.0, augment=())
     data = training_data(recipe, digits)
-    rows = np.arange(129)
-    data = TrainingData(
-        data.fit.select(rows), 129, data.validation, data.classes, data.mean, data.std, data.fingerprint
-    )
+    data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
     context = mp.get_context("fork")
-    for world in (1, 2):
-        args = (world, recipe, data, rows, str(tmp_path))
-        processes = [context.Process(target=_train_rank, args=(rank, *args)) for rank in range(world)]
+    for size in (1, world):
+        args = (size, recipe, data, str(tmp_path))
+        processes = [context.Process(target=_train_rank, args=(rank, *args)) for rank in range(size)]
         for process in processes:
             process.start()
         for process in processes:
             process.join(120)
             assert process.exitcode == 0
-    one, first, second = (torch.load(tmp_path / f"{n}.pt", weights_only=False) for n in ("1-0", "2-0", "2-1"))
-    assert sorted(first["seen"] + second["seen"]) == list(rows)
-    assert same(first["state"], second["state"])
-    assert first["metrics"]["corrupted_nll"] == second["metrics"]["corrupted_nll"]
+    one = torch.load(tmp_path / "1-0.pt", weights_only=False)
+    first, *others = (torch.load(tmp_path / f"{world}-{rank}.pt", weights_only=False) for rank in range(world))
+    assert sorted(itertools.chain(*one["seen"])) == list(range(129))
+    for step, images in enumerate(one["seen"]):
+        shares = [rank["seen"][step] for rank in (first, *others) if step < len(rank["seen"])]
+        assert sorted(itertools.chain(*shares)) == sorted(images)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for other in others:
+        assert same(first["state"], other["state"])
+        assert first["metrics"]["corrupted_nll"] == other["metrics"]["corrupted_nll"]
     if batch_size == 256:
         for name, value in one["state"].items():
             torch.testing.assert_close(first["state"][name], value, rtol=1e-5, atol=1e-6)
@@ -380,15 +381,13 @@ def test_two_workers_equal_one(batch_size, digits, tmp_path):
         assert first["metrics"]["corrupted_nll"] == pytest.approx(one["metrics"]["corrupted_nll"], rel=1e-4)
 
 
-def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, rows: np.ndarray, out: str, stop: int | None) -> None:
+def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, out: str, stop: int | None) -> None:
     """Trains an epoch on two workers; worker 1 is told to stop after so many steps, and both go on from the file."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29514"}
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    share = data.fit.select(list(range(rank, len(rows), 2)))
-    shard = TrainingData(share, len(rows), data.validation, data.classes, data.mean, data.std, data.fingerprint)
     worker = Worker(rank, 2)
-    training = Training(recipe, shard, worker, accumulate=2)
+    training = Training(recipe, data, worker, accumulate=2)
     if stop is not None:
         with pytest.raises(Preempted):
             training.run_epoch(stop_after(stop) if rank == 1 else lambda: False)
@@ -396,7 +395,7 @@ def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, rows: np.ndarray, 
             checkpoint.save(fs.LocalFileSystem(), out, training.state())
         dist.barrier()
         state = checkpoint.load_newest(fs.LocalFileSystem(), out)
-        training = Training(recipe, shard, worker, state, accumulate=2)
+        training = Training(recipe, data, worker, state, accumulate=2)
     metrics = training.run_epoch().metrics
     torch.save({"state": training.network.state_dict(), "metrics": metrics}, f"{out}/{rank}.pt")
     dist.destroy_process_group()
@@ -406,11 +405,11 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
     """Batches in two parts each, gradients exchanged after the second."""
     recipe = SMALL.with_(batch_size=8, train_fraction=0.2, precision="float32")
     data = training_data(recipe, digits)
-    rows = np.arange(129)
+    data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
     context = mp.get_context("fork")
     for stop, out in ((None, tmp_path / "whole"), (2, tmp_path / "stopped")):
         out.mkdir()
-        args = (recipe, data, rows, str(out), stop)
+        args = (recipe, data, str(out), stop)
         processes = [context.Process(target=_stop_rank, args=(rank, *args)) for rank in range(2)]
         for process in processes:
             process.start()
@@ -423,10 +422,17 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
     assert less_timing(whole["metrics"]) == pytest.approx(less_timing(stopped["metrics"]))
 
 
-def test_batch_must_divide_among_workers(digits):
-    data = training_data(SMALL, digits)
-    with pytest.raises(ConfigError, match="multiple of the 3 workers, but got 32"):
-        Training(SMALL, data, Worker(0, 3))
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 2}, "at least 3 workers, but got 2"),
+        ({"batch_size": 4, "repeat": 2}, "at least 3 workers times repeat 2, but got 4"),
+        ({"batch_size": 7, "repeat": 2}, "a multiple of repeat 2, but got 7"),
+    ],
+)
+def test_each_worker_has_an_image_of_a_batch(changes, says, digits):
+    with pytest.raises(ConfigError, match=says):
+        Training(SMALL.with_(changes), training_data(SMALL, digits), Worker(0, 3))
 
 
 # ---- the command
