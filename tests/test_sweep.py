@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
+from servers import juicefs
 
 from mollify_core import checkpoint
 from mollify_core.recipe import Recipe
@@ -254,30 +254,6 @@ def moto(env, folder):
     client({**env, "AWS_ENDPOINT_URL": endpoint}).create_bucket(Bucket="bucket")
     yield endpoint
     server.stop()
-
-
-@contextlib.contextmanager
-def juicefs(env, folder):
-    program = str(Path(sys.executable).with_name("juicefs"))
-    meta = f"sqlite3://{folder}/meta.db"
-    store = ["--storage", "file", "--bucket", f"{folder}/blocks/"]
-    subprocess.run([program, "format", *store, meta, "bucket"], check=True, capture_output=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    keys = {"MINIO_ROOT_USER": env["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": env["AWS_SECRET_ACCESS_KEY"]}
-    command = [program, "gateway", "--no-usage-report", meta, f"127.0.0.1:{port}"]
-    server = subprocess.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def client(env):

@@ -1,11 +1,11 @@
-"""`ray up` as a user does it, with clusters/onprem.yaml, and a sweep on that cluster.
+"""`ray up` as a user does it, with clusters/onprem.yaml, and sweeps on that cluster.
 
 The hosts are network namespaces of this machine, each with processes, a home, a /tmp and an SSH server of its own, on
 a bridge that leads nowhere else. What differs from real machines: they share their disks (so the folder of the sweeps
 needs no NFS), and they are given an environment that is installed already, since they reach no package registry.
 
 Needs root, and of Debian openssh-server, rsync, iproute2 and util-linux. Run it with
-    uv run pytest -m slow tests/cluster/test_ray_up.py
+    uv run --group faults pytest -m slow tests/cluster/test_ray_up.py
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +29,19 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from servers import PostgreSQL, juicefs
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "mount")
-ADDRESSES = {"head": "10.77.0.1", "worker": "10.77.0.2"}
+ADDRESSES = {"head": "10.77.0.1", "worker": "10.77.0.2", "late": "10.77.0.3"}  # the last one comes in mid-sweep
 HERE = "10.77.0.254"
 SWEEP = (
     *("--dataset", "digits", "--trials", "3", "--epochs", "2", "--train-fraction", "0.1", "--name", "s"),
     *("--set", "validation_fraction=0.05", "--address", "auto"),
 )
+EPOCHS = 150
+STORE = "s3://bucket/sweeps"
+PASSWORD = "CanaryOfTheClustersDatabase"
 STATUS = "RAY_AUTH_MODE=token ~/mollify-env/bin/ray status"
 
 pytestmark = [
@@ -64,11 +69,13 @@ class Laptop:
         folder: the hosts' disks, and what the user has at home.
         config: the cluster file.
         env: the user's environment.
+        servers: the hosts' SSH servers; with it a host ends, and all that it has started.
     """
 
     folder: Path
     config: Path
     env: dict[str, str]
+    servers: dict[str, subprocess.Popen[bytes]]
 
     def ray(self, *argv: str, timeout: float = 300) -> str:
         program = str(Path(sys.executable).with_name("ray"))
@@ -106,8 +113,16 @@ def network(names: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def host(folder: Path, space: str, address: str, key: Path) -> Iterator[None]:
-    """A machine in a namespace, until its SSH server is ended, and all that it has started with it."""
+def host(folder: Path, space: str, address: str, key: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A machine in a namespace, until its SSH server is ended, and all that it has started with it.
+
+    Args:
+        folder: its disk.
+        space: the namespace.
+        address: its own.
+        key: that lets the user in.
+        env: what every process there finds in its environment.
+    """
     home, tmp = folder / "home", folder / "tmp"
     for part in (home, tmp):
         part.mkdir(parents=True)
@@ -119,7 +134,7 @@ def host(folder: Path, space: str, address: str, key: Path) -> Iterator[None]:
     (folder / "sshd_config").write_text(
         f"ListenAddress {address}\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nStrictModes no\nUsePAM no\nPidFile none\n"
-        "MaxStartups 100\nSetEnv RAY_USAGE_STATS_ENABLED=0\nSubsystem sftp internal-sftp\n"
+        f"MaxStartups 100\nSubsystem sftp internal-sftp\nSetEnv {' '.join(f'{k}={v}' for k, v in env.items())}\n"
     )
     start = (
         f"mount --bind {folder}/passwd /etc/passwd && mount --bind {tmp} /tmp && mkdir -p /run/sshd && "
@@ -134,7 +149,7 @@ def host(folder: Path, space: str, address: str, key: Path) -> Iterator[None]:
             assert server.poll() is None, (folder / "sshd.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        yield
+        yield server
     finally:
         server.kill()
         server.wait()
@@ -142,12 +157,18 @@ def host(folder: Path, space: str, address: str, key: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def laptop() -> Iterator[Laptop]:
-    """Two hosts that can be reached by SSH and have nothing on them, and the user's own machine."""
+    """Hosts that SSH reaches and that have nothing on them, a store on the network, and the user's own machine."""
     folder = Path(tempfile.mkdtemp(prefix="mollify-", dir="/var/tmp"))  # the hosts have a /tmp of their own
     spaces = {name: f"mollify-{os.getpid()}-{name}" for name in ADDRESSES}
     key = folder / "key"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
-    env = {**os.environ, "HOME": str(folder / "laptop"), "RAY_USAGE_STATS_ENABLED": "0"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "mollify",
+        "AWS_SECRET_ACCESS_KEY": "mollify-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    keys |= {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {**os.environ, **keys, "HOME": str(folder / "laptop")}
     env = {name: value for name, value in env.items() if not name.startswith("RAY_UP_")}
     (folder / "laptop").mkdir()
     run(str(Path(sys.executable).with_name("ray")), "get-auth-token", "--generate", env=env)
@@ -159,11 +180,12 @@ def laptop() -> Iterator[Laptop]:
     config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/mollify-env"]
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
-    machine = Laptop(folder, path, env)
+    machine = Laptop(folder, path, env, {})
     try:
-        with network(spaces), contextlib.ExitStack() as hosts:
+        with network(spaces), juicefs(keys, folder, HERE) as endpoint, contextlib.ExitStack() as hosts:
+            env["AWS_ENDPOINT_URL"] = keys["AWS_ENDPOINT_URL"] = endpoint
             for name, address in ADDRESSES.items():
-                hosts.enter_context(host(folder / name, spaces[name], address, key))
+                machine.servers[name] = hosts.enter_context(host(folder / name, spaces[name], address, key, keys))
             yield machine
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -216,7 +238,118 @@ def test_a_sweep_runs_on_the_workers_and_not_on_the_head(cluster):
     assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     status = json.loads(run(sys.executable, str(ROOT / "sweeps/status.py"), f"{storage}/s", "--json", timeout=120))
     assert (status["state"], status["best"]["number"]) == ("finished", study.best_trial.number)
-    logs = {name: cluster.folder.glob(f"{name}/tmp/ray/session_2*/logs/worker-*.out") for name in ADDRESSES}
-    actors = {name: set(re.findall(r":actor_name:(.+)", "".join(map(Path.read_text, logs[name])))) for name in logs}
-    assert actors["head"] == {"SweepStudy"}
-    assert "TrialActor" in actors["worker"]
+    assert actors(cluster, "head") == {"SweepStudy"}
+    assert "s" in actors(cluster, "worker")
+
+
+def actors(cluster: Laptop, name: str) -> set[str]:
+    """The classes of Ray's actors that a host has run."""
+    logs = (cluster.folder / name / "tmp/ray").glob("session_2*/logs/worker-*.out")
+    return set(re.findall(r":actor_name:(.+)", "".join(map(Path.read_text, logs))))
+
+
+@pytest.fixture
+def postgresql(laptop: Laptop) -> Iterator[PostgreSQL]:
+    """A database server on the network; the head knows its password, where libpq looks, and the command does not."""
+    place = Path(tempfile.mkdtemp(prefix="m-pg-", dir="/tmp"))
+    place.chmod(0o755)
+    server = PostgreSQL(place / "data", HERE, PASSWORD)
+    known = laptop.folder / "head/home/.pgpass"
+    known.write_text(f"{HERE}:5432:*:postgres:{PASSWORD}\n")
+    known.chmod(0o600)
+    yield server
+    server.stop()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def dashboard(cluster: Laptop) -> Iterator[str]:
+    """`ray dashboard`, as a user runs it in a terminal of its own; yields the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "dashboard", "-p", str(port), str(cluster.config)]
+    with open(cluster.folder / "dashboard.log", "wb") as log:
+        forward = subprocess.Popen(command, env=cluster.env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert forward.poll() is None, (cluster.folder / "dashboard.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(forward.pid, signal.SIGKILL)
+        forward.wait()
+
+
+def test_a_sweep_while_machines_come_and_go(cluster, postgresql, tmp_path):
+    """From the laptop: a Ray job, its study in PostgreSQL, its checkpoints in an S3 store; a machine is added to the
+    cluster in mid-sweep (clusters/add_machines.py), and then the other one is lost with all that runs on it.
+
+    1. The job ends well, and the laptop has followed it to there, or can see it afterwards.
+    2. The added machine trained; the sweep's trials that were on the lost one went on from the store.
+    3. The result is that of the same sweep on one machine, to the bit.
+    4. Status and checker read it from the laptop, and the checker finds nothing.
+    5. The database's password is in no output.
+    """
+    sweep: tuple[str, ...] = (
+        "--dataset",
+        "digits",
+        "--train-fraction",
+        "0.1",
+        "--set",
+        "validation_fraction=0.05",
+        "--name",
+        "moving",
+    )
+    sweep += ("--trials", "6", "--epochs", str(EPOCHS), "--sampler", "random", "--pruner", "none")
+    search = [sys.executable, str(ROOT / "sweeps/search.py"), *sweep]
+    study = f"postgresql://postgres@{HERE}/postgres"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def trials() -> list[optuna.trial.FrozenTrial]:
+        with contextlib.suppress(KeyError):  # the study is not there yet
+            return optuna.load_study(study_name="moving", storage=postgresql.url).trials
+        return []
+
+    with dashboard(cluster) as address, open(tmp_path / "job.log", "wb") as log:
+        places = ("--storage", STORE, "--study-url", study, "--address", address)
+        command = [*search, *places, "--max-concurrent", "3", "--submit"]
+        job = subprocess.Popen(command, env=cluster.env, cwd=tmp_path, stdout=log, stderr=log)
+
+        def wait(reached: Callable[[], object], seconds: float = 600) -> None:
+            deadline = time.monotonic() + seconds
+            while not reached():
+                said = (tmp_path / "job.log").read_text()
+                assert job.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(1)
+
+        wait(lambda: sum(len(t.intermediate_values) for t in trials()) >= 4)
+        config = yaml.safe_load(cluster.config.read_text())
+        config["provider"]["worker_ips"].append(ADDRESSES["late"])
+        cluster.config.write_text(yaml.safe_dump(config))
+        cluster.ray("up", "--yes", "--no-config-cache", "--no-restart", str(cluster.config), timeout=600)
+        added = cluster.on_head("~/mollify-env/bin/python mollify/clusters/add_machines.py")
+        assert "the head knows 2 machines beside itself: 10.77.0.2, 10.77.0.3" in added
+        wait(lambda: "moving" in actors(cluster, "late"))
+        running = [t for t in trials() if t.state == TrialState.RUNNING]
+        assert running, "too short a sweep for what is to happen in it"
+        cluster.servers["worker"].kill()
+        assert job.wait(900) == 0, (tmp_path / "job.log").read_text()
+
+    done = trials()
+    assert [t.state for t in done] == [TrialState.COMPLETE] * 6
+    there = [f"{STORE}/moving", "--study-url", postgresql.url]
+    for program, extra in (("check.py", []), ("status.py", ["--json"])):
+        command = [sys.executable, str(ROOT / "sweeps" / program), *there, *extra]
+        out = run(*command, timeout=300, env=cluster.env, cwd=tmp_path)
+    status = json.loads(out)
+    assert (status["state"], status["counts"]["COMPLETE"]) == ("finished", 6)
+    run(*search, timeout=900, cwd=tmp_path)
+    alone = optuna.load_study(study_name="moving", storage=f"sqlite:///{tmp_path}/runs/moving/study.sqlite").trials
+    assert [(t.params, t.values, t.intermediate_values) for t in done] == [
+        (t.params, t.values, t.intermediate_values) for t in alone
+    ]
+    assert PASSWORD not in (tmp_path / "job.log").read_text() + out

@@ -1,4 +1,4 @@
-"""A trial whose number of workers follows the cluster: it grows with a machine that comes, and shrinks with one that goes."""
+"""A trial whose number of workers follows the cluster: it grows when a machine comes, and shrinks when one goes."""
 
 from __future__ import annotations
 

