@@ -138,6 +138,17 @@ def test_the_head_runs_no_trials_and_workers_come_when_needed(name):
     assert max(types) == "gpu_spot"  # the last of equal types is the one that the autoscaler takes
 
 
+def test_lost_machines_are_noticed_soon():
+    """Faster than Ray does by itself, in every file; the test of a lost node in tests/faults has the same settings."""
+    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
+    for name in LAUNCHED:
+        (start,) = [command for command in read(name)["head_start_ray_commands"] if "ray start" in command]
+        assert {f"{key}={value}" for key, value in soon.items()} <= set(start.split())
+    for name in KUBERAY:
+        (head,) = ray_cluster(name)["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+        assert {entry["name"]: entry["value"] for entry in head["env"]} == soon
+
+
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_ray_is_closed_to_others(name):
     config = read(name)

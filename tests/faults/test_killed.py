@@ -105,10 +105,10 @@ def test_training_process_killed_in_mid_epoch(sweep: Make, unbroken: Make, figur
     one.sound()
 
 
-def test_node_lost(sweep: Make, unbroken: Make, figure):
+def test_node_lost(sweep: Make, unbroken: Make, figure, monkeypatch):
     """Set-up: a cluster of a head without CPUs and two nodes of one CPU; the node that trains is killed, all of it.
 
-    Minimum time: 1 min 30 s.
+    Ray looks after its nodes as often as the files in clusters/ tell it to. Minimum time: 1 min 30 s.
 
     1. The trial goes on from its last good checkpoint on the other node, under the same driver.
     2. It trains again within 15 s on a quiet machine, imports not counted.
@@ -118,6 +118,8 @@ def test_node_lost(sweep: Make, unbroken: Make, figure):
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")
+    monkeypatch.setenv("RAY_health_check_timeout_ms", "2000")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -52,7 +52,7 @@ def test_machine_of_the_driver_lost(sweep: Make, unbroken: Make, s3, postgresql:
     one.sound()
 
 
-def test_server_away(sweep: Make, unbroken: Make, postgresql: PostgreSQL, figure):
+def test_server_away(sweep: Make, unbroken: Make, postgresql: PostgreSQL):
     """Set-up: the PostgreSQL server is stopped at once in mid-sweep, and started again ten seconds later.
 
     Minimum time: 1 min.
