@@ -127,6 +127,7 @@ class SweepStudy:
         self._refused = False  # by the study's own storage
         self._stalled: set[int] = set()  # trials whose files cannot be stored
         self._preempted: set[int] = set()
+        self._lost_at: dict[int, int] = {}  # epochs of a trial when it was lost the last time
         self._groups: dict[int, Any] = {}
         self._enqueue_references()
 
@@ -146,13 +147,25 @@ class SweepStudy:
             return self._assign(sampling.ask(self._study, self._setup), adopted=False)
         return NOTHING_NOW if self._live else None
 
-    def lost(self, number: int, message: str) -> None:
-        """A trial's process died more often than it may be restarted; when it was preempted, it may again."""
-        if number in self._preempted:
-            self._preempted.remove(number)
-            self._live.pop(number, None)
-        else:
+    def lost(self, number: int, message: str, stays: bool = False) -> None:
+        """A trial's process, or worker group, died more often than it may be restarted.
+
+        It may again when it was preempted, or has come further since it was lost the last time: machines that come and
+        go end no trial, one that breaks at the same place does.
+
+        Args:
+            number: the trial.
+            message: why, in one line.
+            stays: the process that tells it tries again itself; otherwise the trial is handed out once more.
+        """
+        epochs = len(answers(self._frozen_trial(number)))
+        further = epochs > self._lost_at.get(number, 0)
+        self._lost_at[number] = epochs
+        if number not in self._preempted and not further:
             self.fail(number, "bug", message)
+        elif not stays:
+            self._live.pop(number, None)
+        self._preempted.discard(number)
 
     # ---- what trials say
 

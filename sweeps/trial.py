@@ -141,7 +141,7 @@ def _run(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]
     try:
         trainer.fit()
     except Exception as error:  # a worker group that could not be kept alive; a lost study ends the sweep instead
-        study.lost(assignment["number"], first_line(error))
+        study.lost(assignment["number"], first_line(error), stays=True)
 
 
 def _resources(setup: TrialSetup) -> dict[str, float]:

@@ -186,6 +186,22 @@ def test_preempted_again_and_again_is_no_failure(tmp_path, data, unbroken):
     assert "failure" not in loaded.trials[0].user_attrs
 
 
+def test_a_trial_that_comes_further_may_be_lost_again(tmp_path, data):
+    setup, store = make_setup(tmp_path), Store(str(tmp_path))
+    study = SweepStudy(setup)
+    assignment = study.next()
+    for _ in range(2):
+        make_trial(study, store, after(STEPS + 1), assignment).train(lambda: data)
+        study._preempted.clear()  # as if it had died there without a word
+        study.lost(0, "its machine is gone")
+        assignment = study.next()
+        assert assignment is not None
+        assert assignment["adopted"]
+    study.lost(0, "its machine is gone", stays=True)
+    assert study._state(0) == TrialState.FAIL
+    assert any("trial 0 failed (bug): its machine is gone" in text for text in notices(study))
+
+
 def test_sigterm_asks_the_trial_and_ends_an_idle_process(monkeypatch):
     monkeypatch.setattr(preemption, "_heard", False)
     ended: list[int] = []
