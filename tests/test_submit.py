@@ -225,15 +225,23 @@ def test_a_job_runs_the_sweep_follows_its_log_and_ends_with_its_code(head: Head,
     2. The space that was sent along is the one that was searched, and the results are where --storage says.
     3. While it ran, its figures were among the metrics of the machine.
     4. The jobs that the cluster shows have a name that a person recognises.
-    5. A job that cannot work ends with the command's own code.
+    5. Optuna's dashboard answers on the head, at the address that the log shows.
+    6. A job that cannot work ends with the command's own code.
     """
     (tmp_path / "space.yaml").write_text("lr: {low: 0.02, high: 0.03}\nmax_noise: 0.4\n")
     tiny = ("--dataset", "digits", "--trials", "3", "--epochs", "20", "--train-fraction", "0.1", "--name", "sent")
     out = tmp_path / "results"
-    process = head.search(tmp_path, *tiny, "--storage", str(out), "--space", "space.yaml")
+    process = head.search(tmp_path, *tiny, "--storage", str(out), "--space", "space.yaml", "--dashboard")
+    assert process.stdout is not None
     try:
+        lines = [process.stdout.readline()]
+        while not (found := re.match(r"Optuna's dashboard: (\S+)", lines[-1])):
+            assert process.poll() is None, lines
+            lines.append(process.stdout.readline())
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        page = until(lambda: browser.open(found[1], timeout=10).read().decode())
         seen = until(lambda: (f := head.figures()).get('ray_mollify_epochs_total sweep="sent"', 0) and f)
-        text, _ = process.communicate(timeout=300)
+        text = "".join(lines) + process.communicate(timeout=300)[0]
     finally:
         process.kill()
         for kept in (ROOT / "runs").glob("space-*.yaml"):
@@ -243,6 +251,7 @@ def test_a_job_runs_the_sweep_follows_its_log_and_ends_with_its_code(head: Head,
     job = re.match(r"job (sent-[0-9a-f]{6}) runs on " + re.escape(head.address), text)
     assert job, text
     assert "Was it worth it?" in text
+    assert "<title>Optuna Dashboard</title>" in page
     trials = complete(out, "sent")
     assert len(trials) == 3
     assert {t.user_attrs["recipe"]["mollify"]["max_noise"] for t in trials if "reference" not in t.user_attrs} == {0.4}
