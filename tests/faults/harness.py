@@ -178,10 +178,10 @@ class Sweep:
         if not linger:
             self.gone()
 
-    def finish(self, code: int = 0) -> str:
+    def finish(self, code: int = 0, seconds: float = PATIENCE) -> str:
         """Waits for the driver's own end; returns what it printed."""
         assert self.driver is not None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while self.running:
             assert time.monotonic() < deadline, f"the sweep did not end:\n{self.last}"
             self._seen.update(descendants(self.driver.pid))
