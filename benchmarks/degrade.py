@@ -11,8 +11,8 @@ import math
 
 import torch
 import torch_dct
-from timing import compare
 
+from benchmarks.timing import compare
 from mollify_core import networks, rng
 from mollify_core.datasets import ImageSet
 from mollify_core.degrade import heat_blur
@@ -44,7 +44,7 @@ def step(network: str) -> None:
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=rng.generator("images"))
     labels = torch.randint(0, 10, (BATCH,), generator=rng.generator("labels"))
     data = TrainingData(
-        ImageSet(images, labels), BATCH, ValidationSet(images[None, :0], labels[:0]), 10, (0.5,) * 3, (0.25,) * 3, ""
+        ImageSet(images, labels), ValidationSet(images[None, :0], labels[:0]), 10, (0.5,) * 3, (0.25,) * 3, ""
     )
     rows = torch.arange(BATCH)
     recipe = Recipe().with_(network=network)

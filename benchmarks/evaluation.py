@@ -22,11 +22,12 @@ float32 over bf16 + channels_last, 359 test digits, after two epochs of training
 from __future__ import annotations
 
 import argparse
+import functools
 
 import torch
-from timing import Comparison, compare
 from torch import Tensor
 
+from benchmarks.timing import Comparison, compare
 from mollify_core import networks, rng
 from mollify_core.classifier import Classifier
 from mollify_core.datasets import prepare
@@ -69,7 +70,7 @@ def overhead(name: str, classes: int, count: int, rounds: int, distortions: tupl
         row(cell, log_probabilities, labels, temperature=1.5)
 
     for cell in (Cell("clean"), *(Cell("distortion", kind, level=0.5) for kind in distortions)):
-        result = compare(bare, lambda cell=cell: evaluated(cell), rounds)
+        result = compare(bare, functools.partial(evaluated, cell), rounds)
         show(f"{name}, {classes} classes, {count} images, {cell.key}: evaluation over bare forward pass", result)
 
 

@@ -97,7 +97,7 @@ def main() -> None:
             memory.append((len(asked), resident()))
             time.sleep(0.5)
 
-    sweeps.trial.TrialActor = trainable()  # type: ignore[misc]
+    sweeps.trial.TrialActor = trainable()  # type: ignore[misc, assignment]
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--dataset", "digits", "--trials", str(args.trials), "--epochs", str(args.epochs), "--storage", folder]

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -124,10 +125,14 @@ def main() -> None:
     print(f"{'pipeline, batch 128':24}{result}")
 
     generator = torch.Generator().manual_seed(0)
+
+    def one_by_one(kind: str) -> list[torch.Tensor]:
+        return [PLAIN[kind](image, d) for image, d in zip(x[:128], u[:128].tolist(), strict=True)]
+
     for kind in KINDS:
         result = both_forms(
-            lambda kind=kind: distort(x[:128], kind, u[:128], Distortions(), generator),
-            lambda kind=kind: [PLAIN[kind](image, d) for image, d in zip(x[:128], u[:128].tolist(), strict=True)],
+            functools.partial(distort, x[:128], kind, u[:128], Distortions(), generator),
+            functools.partial(one_by_one, kind),
         )
         print(f"{kind + ', batch 128':24}{result}")
 

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -50,17 +51,15 @@ def main() -> None:
         labels = torch.randint(0, 10, (args.batch,), generator=g).to(device)
         nothing = ValidationSet(images[None, :0], labels[:0])
         spec = (10, (0.5,) * 3, (0.25,) * 3, "")
-        training = Training(
-            recipe, TrainingData(ImageSet(images, labels), args.batch, nothing, *spec), Worker(device=device)
-        )
+        training = Training(recipe, TrainingData(ImageSet(images, labels), nothing, *spec), Worker(device=device))
         rows = torch.arange(args.batch, device=device)
         x = torch.randn(args.batch, 3, 32, 32, device=device)
         noise = rng.generator("noise", device=device)
 
-        def mollify(x=x, recipe=recipe, g=g, noise=noise) -> None:
+        def mollify(x: Any = x, recipe: Any = recipe, g: Any = g, noise: Any = noise) -> None:
             mollify_(x, draw(len(x), 32, recipe.mollify, g), noise)
 
-        def step(training=training, rows=rows) -> None:
+        def step(training: Any = training, rows: Any = rows) -> None:
             training._step(0, rows, len(rows), 1.0)
 
         mollify()

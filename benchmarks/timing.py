@@ -45,12 +45,8 @@ def compare(
         calls.append(max(1, math.ceil(shortest / max(_seconds(side, 1), 1e-6))))
     pairs = [(_seconds(ours, calls[0]), _seconds(reference, calls[1])) for _ in range(rounds)]
     ratios = [b / a for a, b in pairs]
-    return Comparison(
-        *(statistics.median(side) for side in zip(*pairs, strict=True)),
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-    )
+    fast, slow = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return Comparison(fast, slow, statistics.median(ratios), min(ratios), max(ratios))
 
 
 def _seconds(call: Callable[[], object], calls: int) -> float:
