@@ -24,7 +24,7 @@ class View:
         name: of the sweep.
         objective: name of the first objective.
         concurrent: trials at once.
-        seconds_per_trial: an estimate, until trials have finished; None when there is none.
+        seconds_per_trial: an estimate, until the first epoch; None when there is none.
     """
 
     def __init__(
@@ -92,11 +92,14 @@ class View:
         return Group(head, bar, table, Text(foot, style="dim"), Text("Ctrl-C stops; nothing is lost", style="dim"))
 
     def _seconds_left(self, status: dict[str, Any]) -> float | None:
-        """From the mean time of finished trials (pruned ones included); before there is one, from the estimate."""
-        done = status["finished_seconds"]
-        if not done and self._estimate is None:
+        """From the mean time of finished trials (pruned ones included), else the pace of the running ones, else the
+        estimate.
+        """
+        paces = [live["seconds"] / live["epoch"] * live["epochs"] for live in status["live"] if live["epoch"]]
+        known = status["finished_seconds"] or paces or [s for s in [self._estimate] if s is not None]
+        if not known:
             return None
-        mean = sum(done) / len(done) if done else self._estimate or 0.0
+        mean = sum(known) / len(known)
         counts = status["counts"]
         finished = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
         running = sum(max(0.0, mean - live["seconds"]) for live in status["live"])
