@@ -101,7 +101,7 @@ def main() -> None:
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--dataset", "digits", "--trials", str(args.trials), "--epochs", str(args.epochs), "--storage", folder]
-        sweep = settle.search(arguments.parser().parse_args(argv))
+        sweep = settle.search(arguments.parser().parse_args(argv, argparse.Namespace(argv=argv)))
         sweep.local.mkdir(parents=True)
         threading.Thread(target=watch, daemon=True).start()
         with open(os.devnull, "w") as nowhere:
