@@ -219,7 +219,7 @@ class SweepStudy:
             if self._single:
                 if epoch not in frozen.intermediate_values:  # else a kill came between value and answer
                     trial.report(values[0], epoch)
-                    frozen = self._frozen_trial(number)
+                    frozen.intermediate_values[epoch] = values[0]
                 values = [frozen.intermediate_values[epoch]]
             before = known[-1].get("rungs", pruning.rungs(frozen)) if known else 0
             go_on = not self._should_prune(frozen, epoch, before) or went_on
@@ -378,10 +378,10 @@ class SweepStudy:
     def _end(
         self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any], metrics: dict
     ) -> None:
-        if self._state(number) in FINISHED:
+        frozen = self._frozen_trial(number)
+        if frozen.state in FINISHED:
             return
-        trial = self._trials[number]
-        known = answers(self._frozen_trial(number))
+        trial, known = self._trials[number], answers(frozen)
         attrs = {**attrs, "epochs_done": len(known), "seconds": sum(a["seconds"] for a in known)}
         for key, value in attrs.items():
             trial.set_user_attr(key, value)
@@ -394,7 +394,9 @@ class SweepStudy:
         return self._study.get_trials(deepcopy=False)
 
     def _frozen_trial(self, number: int) -> FrozenTrial:
-        return self._frozen()[number]
+        held = self._trials.get(number)
+        # Alone where that can be: to read all trials takes the longer the more there are.
+        return self._frozen()[number] if held is None else self._study._storage.get_trial(held._trial_id)
 
     def _state(self, number: int) -> TrialState:
         return self._frozen_trial(number).state

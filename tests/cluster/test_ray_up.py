@@ -39,7 +39,7 @@ SWEEP = (
     *("--dataset", "digits", "--trials", "3", "--epochs", "2", "--train-fraction", "0.1", "--name", "s"),
     *("--set", "validation_fraction=0.05", "--address", "auto"),
 )
-EPOCHS = 150
+EPOCHS = 60
 STORE = "s3://bucket/sweeps"
 PASSWORD = "CanaryOfTheClustersDatabase"
 STATUS = "RAY_AUTH_MODE=token ~/mollify-env/bin/ray status"
