@@ -78,7 +78,7 @@ def main() -> None:
     import sweeps.trial
     from sweeps import arguments, engine, settle
     from sweeps.searcher import StudySearcher
-    from sweeps.study import load_study, quiet_optuna
+    from sweeps.study_storage import load_study, quiet_optuna
 
     quiet_optuna()
     asked: list[float] = []

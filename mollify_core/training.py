@@ -80,6 +80,20 @@ def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np
     return fit[subset], validation
 
 
+def check_batch_size(recipe: Recipe, workers: int) -> None:
+    """Checks that every worker gets an image of a full step.
+
+    Raises:
+        ConfigError: the batch is too small, or not a multiple of `repeat`.
+    """
+    size, repeat = recipe.optim.batch_size, recipe.mollify.repeat
+    if size % repeat:
+        raise ConfigError(f"Expected `batch_size` to be a multiple of repeat {repeat}, but got {size}")
+    if size < workers * repeat:
+        each = f"{workers} worker{'s' * (workers > 1)}" + (f" times repeat {repeat}" if repeat > 1 else "")
+        raise ConfigError(f"Expected `batch_size` to be at least an image for each of {each}, but got {size}")
+
+
 def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
     """Cosine decay per epoch from `lr` towards `final_lr`, as both papers' code does, after a linear warm-up.
 
@@ -124,14 +138,8 @@ class Training:
             raise ConfigError(f"Expected `accumulate` to be at least 1, but got {accumulate}")
         self.recipe, self.data, self.worker = recipe, data, worker or Worker()
         self.accumulate = accumulate
-        world, repeat = self.worker.world, recipe.mollify.repeat
-        if recipe.optim.batch_size % repeat:
-            raise ConfigError(
-                f"Expected batch_size to be a multiple of repeat {repeat}, but got {recipe.optim.batch_size}"
-            )
-        if recipe.optim.batch_size < world * repeat:
-            needs = f"{world} worker{'s' * (world > 1)}" + (f" times repeat {repeat}" if repeat > 1 else "")
-            raise ConfigError(f"Expected batch_size to be at least {needs}, but got {recipe.optim.batch_size}")
+        world = self.worker.world
+        check_batch_size(recipe, world)
         device = self.worker.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(recipe.seed, "init"))

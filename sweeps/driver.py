@@ -26,7 +26,7 @@ from sweeps import confirm, html_page, plan, report, runs, settle, snapshots
 from sweeps.results import Results
 from sweeps.settle import Sweep
 from sweeps.store import retry, trial_folder
-from sweeps.study import FINISHED, check_same, load_study, quiet_optuna
+from sweeps.study_storage import FINISHED, check_same, load_study, quiet_optuna
 from sweeps.wandb_runs import publish
 
 

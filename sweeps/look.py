@@ -178,8 +178,11 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
     total = known.get("trials")
     finished = sum(counts[state.name.lower()] for state in FINISHED)
     done = finished >= total if total is not None else reported and not counts["running"]
-    beside = store.local or live.parent
-    driver = driver_of(beside)
+    folder = known.get("cwd")
+    beside = store.local or (
+        live.parent if live else Path(folder, "runs", _name(store, description)) if folder else None
+    )
+    driver = driver_of(beside) if beside else None
     if driver is None and copied is not None and time.time() - copied < _FRESH and counts["running"]:
         driver = None, known.get("host")  # on another machine, which copies its study here
     moments = [m.timestamp() for t in frozen for m in (t.datetime_start, t.datetime_complete) if m]
@@ -191,7 +194,7 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
         state="running" if driver else "finished" if done else "stopped",
         pid=driver[0] if driver else None,
         host=driver[1] if driver else None,
-        beside=str(beside),
+        beside=str(beside) if beside else None,
         dataset=known.get("dataset"),
         verified=known.get("verified", True),
         network=known.get("network"),
@@ -200,30 +203,31 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
         counts=counts,
         total=total,
         created=min(moments, default=None) if created is None else created,
-        changed=live.stat().st_mtime if live.is_file() else max(moments, default=None),
+        changed=live.stat().st_mtime if live and live.is_file() else max(moments, default=None),
         copied=copied,
         command=known.get("command"),
         program=known.get("program", PROGRAMS[0]),
-        folder=known.get("cwd"),
+        folder=folder,
         trials=trials,
     )
 
 
 def _results(
     store: Store, description: dict[str, Any], study_url: str | None
-) -> tuple[Results | None, Path, float | None]:
-    """What the study says (None: there is none yet), the file it is in beside its driver, and when a copy was made."""
+) -> tuple[Results | None, Path | None, float | None]:
+    """What the study says (None: there is none yet), its file beside the driver (None: it is in a database server), and
+    when a copy was made."""
     name = _name(store, description)
     url = study_url or description.get("study_url", f"{_SQLITE}{store.local or '.'}/{_STUDY}")
     if ":***@" in url:
         raise ConfigError(f"The study of sweep {name!r} is at {url}; give its address by --study-url")
-    here = [store.local / _STUDY] if store.local else []  # first: a folder may have been moved
-    files = [Path(url.removeprefix(_SQLITE)), *here] if study_url else [*here, Path(url.removeprefix(_SQLITE))]
-    live = next((file for file in files if file.is_file()), files[0])
-    copied = None
+    live, copied = None, None
     with tempfile.TemporaryDirectory(prefix="mollify-status-") as scratch:
-        copy = Path(scratch) / _STUDY
         if url.startswith(_SQLITE):
+            here = [store.local / _STUDY] if store.local else []  # first: a folder may have been moved
+            named, copy = Path(url.removeprefix(_SQLITE)), Path(scratch) / _STUDY
+            files = [named, *here] if study_url else [*here, named]
+            live = next((file for file in files if file.is_file()), files[0])
             if live.is_file():
                 _copy(live, copy)
             elif (data := store.read(_STUDY)) is not None:

@@ -14,7 +14,7 @@ from mollify_core.errors import CheckpointError, ConfigError, StorageError, firs
 from mollify_core.recipe import Recipe
 from sweeps.results import Results
 from sweeps.store import Store, trial_folder
-from sweeps.study import load_study
+from sweeps.study_storage import load_study
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import DataError, StorageError
 from sweeps.results import MIN_FOR_IMPORTANCE, REFERENCES, Results, label, scale, settings_of
-from sweeps.study import hide_password
+from sweeps.study_storage import hide_password
 from sweeps.text import NONE, markdown, shown
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from sweeps.evaluator import Protocol
 from sweeps.runs import Run
 from sweeps.settle import Sweep
 from sweeps.store import Store
-from sweeps.study import load_study, quiet_optuna
+from sweeps.study_storage import load_study, quiet_optuna
 
 _DATA = {"mollification": "cifar10,cifar100,tin", "matching": "cifar100"}
 _GROUP = 8  # models that are resident together

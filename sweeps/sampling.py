@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.rng import derive
 from sweeps.space import make_sampler
-
-if TYPE_CHECKING:
-    from sweeps.study import Setup
+from sweeps.study_setup import Setup
 
 
 def ask(study: optuna.Study, setup: Setup) -> optuna.Trial:

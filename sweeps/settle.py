@@ -22,11 +22,12 @@ from mollify_core.datasets import spec as dataset_spec
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
-from mollify_core.training import split_rows
+from mollify_core.training import check_batch_size, split_rows
 from mollify_core.validation import check_objectives
 from sweeps import packing, plan, provenance, space
 from sweeps.store import Store
-from sweeps.study import Setup, hide_password
+from sweeps.study_setup import Setup
+from sweeps.study_storage import hide_password
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -137,12 +138,7 @@ def settle(
         )
 
     placement = place(args.cpus_per_worker, args.gpus_per_worker)
-    size, repeat = base.optim.batch_size, base.mollify.repeat
-    if size % repeat:
-        raise ConfigError(f"Expected --batch-size to be a multiple of repeat {repeat}, but got {size}")
-    if size < placement.workers.most * repeat:
-        what = f"{placement.workers}" + (f" times repeat {repeat}" if repeat > 1 else "")
-        raise ConfigError(f"Expected --batch-size to be at least an image for each of {what}, but got {size}")
+    check_batch_size(base, placement.workers.most)
     prepared = prepare(
         args.dataset,
         data_dir=args.data_dir,

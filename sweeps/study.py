@@ -21,46 +21,16 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import first_line
-from mollify_core.recipe import Recipe
 from sweeps import pruning, sampling
-from sweeps.space import Reference, Space, make_pruner
-from sweeps.study_storage import FINISHED as FINISHED
-from sweeps.study_storage import IDENTITY as IDENTITY
-from sweeps.study_storage import answers, check_same, load_study, open_storage, quiet_optuna
-from sweeps.study_storage import hide_password as hide_password
+from sweeps.space import make_pruner
+from sweeps.study_setup import Setup
+from sweeps.study_storage import FINISHED, answers, check_same, load_study, open_storage, quiet_optuna
 
 NOTHING_NOW: dict[str, Any] = {"number": None}
 """What is handed out while nothing is left but trials that run: one of them may come back."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the study needs to know about its sweep.
-
-    Attributes:
-        url: storage of the study, as Optuna takes it.
-        name: name of the sweep and of the study.
-        sweep: the content of sweep.json.
-        base: the recipe that every trial varies.
-        space: what is searched.
-        references: trials 0 and 1.
-        trials: how many trials there shall be in all.
-        grid_points: values of each range in a grid search.
-        max_failures: end the sweep after so many trials failed by a bug.
-    """
-
-    url: str
-    name: str
-    sweep: dict[str, Any]
-    base: Recipe
-    space: Space
-    references: tuple[Reference, ...]
-    trials: int
-    grid_points: int = 3
-    max_failures: int = 5
 
 
 @dataclass

@@ -14,6 +14,22 @@ from pathlib import Path
 import pytest
 
 
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port where nobody listens."""
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return free.getsockname()[1]
+
+
+def listening(server: subprocess.Popen[bytes], port: int, address: str = "127.0.0.1", log: Path | None = None) -> None:
+    """Waits until a server takes connections; fails, with what it logged, when it ends or takes two minutes."""
+    deadline = time.monotonic() + 120
+    while socket.socket().connect_ex((address, port)):
+        alive = server.poll() is None and time.monotonic() < deadline
+        assert alive, log.read_text() if log else server.args
+        time.sleep(0.1)
+
+
 class PostgreSQL:
     """A PostgreSQL server of a test's own, on a socket in a folder.
 
@@ -73,18 +89,12 @@ def juicefs(env: dict[str, str], folder: Path, address: str = "127.0.0.1") -> It
     meta = f"sqlite3://{folder}/meta.db"
     store = ["--storage", "file", "--bucket", f"{folder}/blocks/"]
     subprocess.run([program, "format", *store, meta, "bucket"], check=True, capture_output=True)
-    with socket.socket() as free:
-        free.bind((address, 0))
-        port = free.getsockname()[1]
+    port = free_port(address)
     keys = {"MINIO_ROOT_USER": env["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": env["AWS_SECRET_ACCESS_KEY"]}
     command = [program, "gateway", "--no-usage-report", meta, f"{address}:{port}"]
     server = subprocess.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex((address, port)):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        listening(server, port, address)
         yield f"http://{address}:{port}"
     finally:
         server.terminate()

@@ -26,7 +26,9 @@ from mollify_core.worker import Worker
 from sweeps import space
 from sweeps.check import check, main
 from sweeps.store import Store, trial_folder
-from sweeps.study import Setup, SweepStudy, load_study
+from sweeps.study import SweepStudy
+from sweeps.study_setup import Setup
+from sweeps.study_storage import load_study
 from sweeps.trial import Writer
 
 TRIALS = 5

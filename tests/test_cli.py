@@ -64,7 +64,7 @@ DIGITS = ("--dataset", "digits")
         ((*DIGITS, "--gpus-per-worker", "64"), "64 GPU, but there are"),
         (
             (*DIGITS, "--workers-per-trial", "1:2", "--batch-size", "1"),
-            "an image for each of 1 to 2 workers, but got 1",
+            "`batch_size` to be at least an image for each of 2 workers, but got 1",
         ),
         ((*DIGITS, "--space", "missing.yaml"), "Cannot read space file 'missing.yaml'"),
         ((*DIGITS, "--recipe", "missing.json"), "Cannot read recipe 'missing.json'"),

@@ -20,7 +20,7 @@ from sweeps import confirm, runs
 from sweeps.runs import Run
 from sweeps.search import main
 from sweeps.space import Reference, load, references
-from sweeps.study import load_study
+from sweeps.study_storage import load_study
 
 ROOT = Path(__file__).parents[1]
 

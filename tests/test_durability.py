@@ -35,8 +35,9 @@ from mollify_core.training import Training
 from mollify_core.worker import Worker
 from sweeps import preemption, search, snapshots, space, writer
 from sweeps.store import Store, trial_folder, trouble
-from sweeps.study import NOTHING_NOW, Setup, SweepStudy, load_study
-from sweeps.study_storage import progress
+from sweeps.study import NOTHING_NOW, SweepStudy
+from sweeps.study_setup import Setup
+from sweeps.study_storage import load_study, progress
 from sweeps.trial import Trial, TrialSetup, _peer_lost
 
 BASE = Recipe().with_(

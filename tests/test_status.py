@@ -30,7 +30,8 @@ from sweeps.look import driver_of, find, look, look_at_all, stop
 from sweeps.program import interrupt
 from sweeps.status import main, show_sweep, show_sweeps
 from sweeps.store import Store
-from sweeps.study import Setup, SweepStudy
+from sweeps.study import SweepStudy
+from sweeps.study_setup import Setup
 
 ROOT = Path(__file__).parents[1]
 BASE = Recipe().with_(epochs=3, network="resnet20", dataset="digits")

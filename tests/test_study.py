@@ -11,7 +11,9 @@ from optuna.trial import TrialState
 from mollify_core.errors import ConfigError, StorageError
 from mollify_core.recipe import Recipe
 from sweeps import space
-from sweeps.study import Setup, SweepStudy, load_study
+from sweeps.study import SweepStudy
+from sweeps.study_setup import Setup
+from sweeps.study_storage import load_study
 
 BASE = Recipe().with_(epochs=9, network="resnet20", dataset="digits")
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from servers import free_port
 
 from mollify_core.errors import ConfigError
 from sweeps.arguments import parser
@@ -111,11 +111,6 @@ def test_ray_client_needs_a_study_that_both_sides_reach(capsys: pytest.CaptureFi
 
 
 # ---- a real head
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 class Head:

@@ -425,8 +425,8 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_size": 2}, "at least 3 workers, but got 2"),
-        ({"batch_size": 4, "repeat": 2}, "at least 3 workers times repeat 2, but got 4"),
+        ({"batch_size": 2}, "at least an image for each of 3 workers, but got 2"),
+        ({"batch_size": 4, "repeat": 2}, "at least an image for each of 3 workers times repeat 2, but got 4"),
         ({"batch_size": 7, "repeat": 2}, "a multiple of repeat 2, but got 7"),
     ],
 )

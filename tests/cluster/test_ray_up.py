@@ -29,7 +29,7 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
-from servers import PostgreSQL, juicefs
+from servers import PostgreSQL, free_port, juicefs, listening
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "mount")
@@ -144,11 +144,7 @@ def host(folder: Path, space: str, address: str, key: Path, env: dict[str, str])
     with open(folder / "sshd.log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(["ip", "netns", "exec", space, *isolated], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 30
-        while socket.socket().connect_ex((address, 22)):
-            assert server.poll() is None, (folder / "sshd.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        listening(server, 22, address, log=folder / "sshd.log")
         yield server
     finally:
         server.kill()
@@ -265,18 +261,12 @@ def postgresql(laptop: Laptop) -> Iterator[PostgreSQL]:
 @contextlib.contextmanager
 def dashboard(cluster: Laptop) -> Iterator[str]:
     """`ray dashboard`, as a user runs it in a terminal of its own; yields the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("ray")), "dashboard", "-p", str(port), str(cluster.config)]
     with open(cluster.folder / "dashboard.log", "wb") as log:
         forward = subprocess.Popen(command, env=cluster.env, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert forward.poll() is None, (cluster.folder / "dashboard.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        listening(forward, port, log=cluster.folder / "dashboard.log")
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(forward.pid, signal.SIGKILL)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness import Sweep
+from servers import free_port, listening
 
 _figures: list[str] = []
 
@@ -50,9 +49,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server that speaks S3, in a process of its own, with a bucket named `bucket`; the environment points to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with open(tmp_path / "s3.log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
@@ -60,11 +57,7 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.P
     for name, value in {**keys, "ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     try:
-        deadline = time.monotonic() + 120
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        listening(server, port, log=tmp_path / "s3.log")
         bucket().create()
         yield server
     finally:
