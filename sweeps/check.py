@@ -100,7 +100,7 @@ class Check:
             raise StorageError(f"Cannot read {self._store.uri!r}: {first_line(error)}") from None
 
     def _check(self, url: str | None) -> None:
-        from sweeps.look import driver_of
+        from sweeps import claim
 
         text = self._store.read("sweep.json")
         try:
@@ -110,7 +110,7 @@ class Check:
         if not description:
             self._find("sweep.json is " + ("missing" if text is None else "damaged"))
         live = self._live(description.get("storage"), description.get("study_url", ""))
-        driver = driver_of(self._store.local or live.parent)
+        driver = claim.driver_of(self._store.local or live.parent)
         with tempfile.TemporaryDirectory(prefix="mollify-check-") as scratch:
             # The study first: whatever it names is on storage already, also when a driver is at work.
             study = self._study(Path(scratch), description, url, live, driven=driver is not None)
@@ -119,6 +119,7 @@ class Check:
                 raise ConfigError(f"Expected a sweep, but {self._store.uri!r} holds neither sweep.json nor {_STUDY}")
             if study is None:
                 return
+            driver = driver or claim.signer(study)[0]
             trials = study.get_trials(deepcopy=False)
             told: dict[str, Any] = study.user_attrs["sweep"]
         if driver is not None:

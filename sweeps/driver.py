@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import functools
 import io
-import os
 import shlex
 import shutil
-import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mollify_core.datasets import ImageFolder
-from mollify_core.errors import ConfigError
-from sweeps import confirm, html_page, plan, report, runs, settle, snapshots
+from sweeps import claim, confirm, html_page, plan, report, runs, settle, snapshots
 from sweeps.results import Results
 from sweeps.settle import Sweep
 from sweeps.store import retry, trial_folder
-from sweeps.study_storage import FINISHED, check_same, load_study, quiet_optuna
+from sweeps.study_storage import FINISHED, check_same, load_study, make_study, quiet_optuna
 from sweeps.wandb_runs import publish
 
 
@@ -61,13 +57,14 @@ def carry_out(console: Console, sweep: Sweep, args: argparse.Namespace) -> int |
         return None
     sweep.store.check_writable()
     sweep.local.mkdir(parents=True, exist_ok=True)
-    with _claimed(sweep.local):
+    with claim.locked(sweep.local), _signed(console, sweep) as still_ours:
         from sweeps.engine import Stopped, execute
 
         try:
             execute(
                 sweep,
                 console,
+                still_ours=still_ours,
                 address=args.address,
                 wandb=args.wandb,
                 wandb_project=args.wandb_project,
@@ -80,6 +77,15 @@ def carry_out(console: Console, sweep: Sweep, args: argparse.Namespace) -> int |
             console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
             return 130
     return None
+
+
+def _signed(console: Console, sweep: Sweep) -> AbstractContextManager[Callable[[], None]]:
+    """A claim that other machines see, where the study is on a server that they reach."""
+    url = sweep.setup.url
+    if url.startswith("sqlite:///"):
+        return nullcontext(lambda: None)
+    study = make_study(url, sweep.name, sweep.setup.sweep)
+    return claim.signed(study, sweep.local, lambda text: console.print(text, highlight=False, soft_wrap=True))
 
 
 def _confirm(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
@@ -105,7 +111,7 @@ def _confirm(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:
 def _existing(console: Console, sweep: Sweep) -> optuna.Study | None:
     """The study of this sweep, when there is one; its snapshot on storage takes the place of an older or lost one."""
     url = sweep.setup.url
-    restored = snapshots.restore(sweep.store, url, sweep.name, lambda: _claimed(sweep.local))
+    restored = snapshots.restore(sweep.store, url, sweep.name, lambda: claim.locked(sweep.local))
     if restored:
         console.print(f"[yellow]![/] {restored}", highlight=False, soft_wrap=True)
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
@@ -165,27 +171,6 @@ def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, args: 
     table.add_row("storage", f"{sweep.store.uri} (about {plan.size(need)} more)")
     table.add_row("study", setup.sweep["study_url"])
     console.print(table)
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Holds the sweep for this process; the claim ends with the process, however it ends.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    path = folder / "driver.lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = " on ".join(file.read().split()) or "unknown"
-            raise ConfigError(f"This sweep is being run already, by process {owner}") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} {socket.gethostname()}")
-        file.flush()
-        yield
 
 
 def _report(console: Console, sweep: Sweep, args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ def execute(
     sweep: Sweep,
     console: Console,
     *,
+    still_ours: Callable[[], None] = lambda: None,
     address: str | None,
     wandb: str,
     wandb_project: str,
@@ -98,6 +100,7 @@ def execute(
     Args:
         sweep: what is run.
         console: where the live view goes.
+        still_ours: raises a SweepError once another driver has taken the sweep; asked all the time.
         address: of a Ray cluster; None starts Ray here.
         wandb, wandb_project: see `Trackers`.
         dashboard: port of Optuna's dashboard, 0 takes a free one; None serves none.
@@ -141,6 +144,7 @@ def execute(
         with view:
             try:
                 while run.alive():
+                    still_ours()
                     _follow(run, trackers, view, snapshots, metrics)
                     time.sleep(_POLL)
             except KeyboardInterrupt:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from optuna.trial import FrozenTrial
 from pyarrow import fs
 
 from mollify_core.errors import ConfigError, MollifyError, StorageError, SweepError, first_line
+from sweeps import claim
 from sweeps.results import Results, settings_of
 from sweeps.store import Store
 from sweeps.study_storage import FINISHED, answers, load_study, quiet_optuna
@@ -35,7 +35,6 @@ PROGRAMS = ("sweeps/search.py", "sweeps/reproduce.py")
 """What may be called to go on with a sweep."""
 _SQLITE = "sqlite:///"
 _STUDY = "study.sqlite"
-_FRESH = 90.0  # seconds: a driver copies its study to remote storage every 30
 _STOP_PATIENCE = 120.0
 STATES = ("complete", "pruned", "fail", "running", "waiting")
 
@@ -163,7 +162,7 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
     quiet_optuna()
     try:
         description: dict[str, Any] = json.loads(store.read("sweep.json") or b"{}")
-        results, live, copied = _results(store, description, study_url)
+        read = _read(store, description, study_url)
         reported = store.fs.get_file_info(f"{store.root}/report/summary.md").is_file
     except json.JSONDecodeError:
         raise StorageError(f"Cannot read {store.uri}/sweep.json: it is damaged") from None
@@ -171,6 +170,7 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
         if isinstance(error, MollifyError):
             raise
         raise StorageError(f"Cannot read sweep {store.uri!r}: {first_line(error)}") from None
+    results, live, copied = read.results, read.live, read.copied
     known = {**(results.sweep if results else {}), **description}
     frozen = results.trials if results else []
     trials = [_trial(trial, results) for trial in frozen] if results else []
@@ -178,12 +178,9 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
     total = known.get("trials")
     finished = sum(counts[state.name.lower()] for state in FINISHED)
     done = finished >= total if total is not None else reported and not counts["running"]
-    folder = known.get("cwd")
-    beside = store.local or (
-        live.parent if live else Path(folder, "runs", _name(store, description)) if folder else None
-    )
-    driver = driver_of(beside) if beside else None
-    if driver is None and copied is not None and time.time() - copied < _FRESH and counts["running"]:
+    beside = store.local or (live.parent if live else read.folder)
+    driver = (claim.driver_of(beside) if beside else None) or read.driver
+    if driver is None and copied is not None and time.time() - copied < claim.FRESH and counts["running"]:
         driver = None, known.get("host")  # on another machine, which copies its study here
     moments = [m.timestamp() for t in frozen for m in (t.datetime_start, t.datetime_complete) if m]
     created = datetime.datetime.fromisoformat(known["created"]).timestamp() if "created" in known else None
@@ -207,16 +204,30 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
         copied=copied,
         command=known.get("command"),
         program=known.get("program", PROGRAMS[0]),
-        folder=folder,
+        folder=known.get("cwd"),
         trials=trials,
     )
 
 
-def _results(
-    store: Store, description: dict[str, Any], study_url: str | None
-) -> tuple[Results | None, Path | None, float | None]:
-    """What the study says (None: there is none yet), its file beside the driver (None: it is in a database server), and
-    when a copy was made."""
+@dataclass(frozen=True)
+class _Read:
+    """What a study says.
+
+    Attributes:
+        results: None when there is none yet.
+        live: its file beside the driver; None when it is in a database server.
+        copied: when the copy in storage was made that this was read from.
+        driver, folder: who signed it on another machine, and where it keeps its files; see `claim.signer`.
+    """
+
+    results: Results | None
+    live: Path | None
+    copied: float | None = None
+    driver: claim.Driver | None = None
+    folder: Path | None = None
+
+
+def _read(store: Store, description: dict[str, Any], study_url: str | None) -> _Read:
     name = _name(store, description)
     url = study_url or description.get("study_url", f"{_SQLITE}{store.local or '.'}/{_STUDY}")
     if ":***@" in url:
@@ -234,11 +245,12 @@ def _results(
                 copied = store.fs.get_file_info(f"{store.root}/{_STUDY}").mtime.timestamp()
                 copy.write_bytes(data)
             else:
-                return None, live, None
+                return _Read(None, live)
             url = f"{_SQLITE}{copy}"
         study = load_study(url, name)
-        ready = study is not None and "sweep" in study.user_attrs  # else it is being made just now
-        return Results(study) if study is not None and ready else None, live, copied
+        if study is None or "sweep" not in study.user_attrs:  # it is being made just now
+            return _Read(None, live, copied)
+        return _Read(Results(study), live, copied, *claim.signer(study))
 
 
 def _name(store: Store, description: dict[str, Any]) -> str:
@@ -286,20 +298,6 @@ def _trial(trial: FrozenTrial, results: Results) -> TrialStatus:
 # ---- the driver
 
 
-def driver_of(folder: Path) -> tuple[int | None, str | None] | None:
-    """(process, machine) of the driver that holds the sweep whose claim is in `folder`, or None when none does."""
-    try:
-        with open(folder / "driver.lock", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid, _, host = file.read().strip().partition(" ")
-                return int(pid) if pid.isdigit() else None, host or socket.gethostname()
-    except FileNotFoundError:
-        pass
-    return None
-
-
 def stop(sweep: SweepStatus, patience: float = _STOP_PATIENCE) -> None:
     """Asks the driver of a sweep to stop, as Ctrl-C does, and waits until it has, for so many seconds.
 
@@ -319,7 +317,7 @@ def stop(sweep: SweepStatus, patience: float = _STOP_PATIENCE) -> None:
     except PermissionError:
         raise ConfigError(f"Sweep {sweep.name!r} is run by process {sweep.pid} of another user") from None
     deadline = time.monotonic() + patience
-    while driver_of(folder) is not None:
+    while claim.driver_of(folder) is not None:
         if time.monotonic() > deadline:
             raise SweepError(f"Process {sweep.pid} was asked to stop and has not yet after {patience:.0f} s")
         time.sleep(0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -10,9 +12,8 @@ from sweeps.space import make_sampler
 from sweeps.study_setup import Setup
 
 
-def ask(study: optuna.Study, setup: Setup) -> optuna.Trial:
-    """The next trial, with all its parameters; those that wait come first."""
-    trials = study.get_trials(deepcopy=False)
+def ask(study: optuna.Study, trials: Sequence[FrozenTrial], setup: Setup) -> optuna.Trial:
+    """The next trial after `trials`, all that the study has, with its parameters; those that wait come first."""
     number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
     study.sampler = _sampler(setup, number)
     return study.ask(fixed_distributions=setup.space.searched)
@@ -38,4 +39,4 @@ def _sampler(setup: Setup, number: int) -> optuna.samplers.BaseSampler:
     # The points of a grid are numbered by its sampler's seed: another one a trial would visit some twice, others never.
     of_trial = () if name == "grid" else (number,)
     seed = derive(setup.sweep["seed"], "sampler", *of_trial) % 2**32
-    return make_sampler(name, seed, setup.space.grid(setup.grid_points))
+    return make_sampler(name, seed, setup.space.searched, setup.space.grid(setup.grid_points))

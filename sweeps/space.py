@@ -214,13 +214,33 @@ class _GridSampler(optuna.samplers.GridSampler):
         """The driver counts the points of the grid itself."""
 
 
-def make_sampler(name: str, seed: int, grid: dict[str, list[Any]]) -> optuna.samplers.BaseSampler:
-    """A fresh Optuna sampler. All keep their state in the study, so a new one, seeded by trial, goes on exactly."""
+class _TPESampler(optuna.samplers.TPESampler):
+    """Optuna's, which would look through all trials for what they have in common: ours have all that is searched."""
+
+    def __init__(self, searched: dict[str, BaseDistribution], **options: Any) -> None:
+        super().__init__(**options)
+        self._searched = {name: searched[name] for name in sorted(searched) if not searched[name].single()}
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+        return self._searched
+
+
+def make_sampler(
+    name: str, seed: int, searched: dict[str, BaseDistribution], grid: dict[str, list[Any]]
+) -> optuna.samplers.BaseSampler:
+    """A fresh Optuna sampler. All keep their state in the study, so a new one, seeded by trial, goes on exactly.
+
+    Args:
+        name: one of `SAMPLERS`.
+        seed: of its draws.
+        searched: the distribution of every setting; all trials of a study have the same.
+        grid: the values of every setting in a grid search.
+    """
     s = optuna.samplers
     match name:
         case "tpe":
             # Few start-up trials: Hyperband shows each of its brackets only its own share of a short sweep.
-            return s.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
+            return _TPESampler(searched, seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
         case "random":
             return s.RandomSampler(seed=seed)
         case "gp":

@@ -24,7 +24,7 @@ from mollify_core.errors import first_line
 from sweeps import pruning, sampling
 from sweeps.space import make_pruner
 from sweeps.study_setup import Setup
-from sweeps.study_storage import FINISHED, answers, check_same, load_study, open_storage, quiet_optuna
+from sweeps.study_storage import FINISHED, answers, make_study, quiet_optuna
 
 NOTHING_NOW: dict[str, Any] = {"number": None}
 """What is handed out while nothing is left but trials that run: one of them may come back."""
@@ -76,17 +76,7 @@ class SweepStudy:
         self._setup = setup
         self._pruner = make_pruner(setup.sweep["pruner"], setup.base.optim.epochs)
         self._single = len(setup.sweep["objectives"]) == 1
-        study = load_study(setup.url, setup.name)
-        if study is None:
-            study = optuna.create_study(
-                study_name=setup.name,
-                storage=open_storage(setup.url),
-                directions=["minimize"] * len(setup.sweep["objectives"]),
-            )
-        check_same(study, setup.sweep)
-        if "sweep" not in study.user_attrs:
-            study.set_user_attr("sweep", setup.sweep)
-            study.set_metric_names(setup.sweep["objectives"])
+        study = make_study(setup.url, setup.name, setup.sweep)
         study.pruner = self._pruner
         self._study = study
         self._trials: dict[int, optuna.Trial] = {}
@@ -114,7 +104,7 @@ class SweepStudy:
         if number is not None:
             return self._assign(sampling.reopen(self._study, self._frozen_trial(number), self._setup), adopted=True)
         if sum(t.state != TrialState.WAITING for t in frozen) < self._setup.trials:
-            return self._assign(sampling.ask(self._study, self._setup), adopted=False)
+            return self._assign(sampling.ask(self._study, frozen, self._setup), adopted=False)
         return NOTHING_NOW if self._live else None
 
     def lost(self, number: int, message: str, stays: bool = False) -> None:
@@ -292,7 +282,7 @@ class SweepStudy:
         complete = [t for t in frozen if t.state == TrialState.COMPLETE]
         best = min(complete, key=lambda t: t.values[0], default=None)
         return {
-            "counts": {s.name: sum(t.state == s for t in frozen) for s in TrialState},
+            "counts": {**dict.fromkeys(TrialState.__members__, 0), **Counter(t.state.name for t in frozen)},
             "failures": Counter(t.user_attrs["failure"] for t in frozen if "failure" in t.user_attrs),
             "trials": self._setup.trials,
             "best": None if best is None else {"number": best.number, "value": best.values[0]},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import ConfigError, StorageError, first_line
@@ -63,6 +64,24 @@ def load_study(url: str, name: str) -> optuna.Study | None:
     if name not in [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]:
         return None
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def make_study(url: str, name: str, sweep: dict[str, Any]) -> optuna.Study:
+    """The study of a sweep, made where there is none yet.
+
+    Raises:
+        ConfigError: there is one of another sweep.
+    """
+    study = load_study(url, name)
+    if study is None:
+        directions = [StudyDirection.MINIMIZE] * len(sweep["objectives"])
+        storage = open_storage(url)
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    check_same(study, sweep)
+    if "sweep" not in study.user_attrs:
+        study.set_user_attr("sweep", sweep)
+        study.set_metric_names(sweep["objectives"])
+    return study
 
 
 def check_same(study: optuna.Study, sweep: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import optuna
 import pytest
@@ -112,7 +113,7 @@ def test_samplers_are_a_function_of_seed_and_study(name):
     def run() -> list[dict]:
         study = optuna.create_study()
         for number in range(9):
-            study.sampler = space.make_sampler(name, seed=number, grid=built_in.grid(3))
+            study.sampler = space.make_sampler(name, number, built_in.searched, built_in.grid(3))
             trial = study.ask(fixed_distributions=built_in.searched)
             study.tell(trial, sum(v for v in trial.params.values() if isinstance(v, float)))
         return [t.params for t in study.trials]
@@ -122,6 +123,23 @@ def test_samplers_are_a_function_of_seed_and_study(name):
     assert first == run()
     if name != "grid":
         assert len({tuple(p.values()) for p in first}) == len(first)
+
+
+def test_tpe_proposes_what_optunas_own_does():
+    searched = space.load(None, BASE, 32).searched | {"max_noise": FloatDistribution(0.5, 0.5)}
+
+    def run(make: Callable[[int], optuna.samplers.BaseSampler]) -> list[dict]:
+        study = optuna.create_study()
+        for number in range(20):
+            study.sampler = make(number)
+            trial = study.ask(fixed_distributions=searched)
+            study.tell(trial, sum(v for v in trial.params.values() if isinstance(v, float)))
+        return [t.params for t in study.trials]
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    options = {"n_startup_trials": 6, "multivariate": True, "constant_liar": True}
+    own = run(lambda number: optuna.samplers.TPESampler(seed=number, **options))
+    assert run(lambda number: space.make_sampler("tpe", number, searched, {})) == own
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 30, 300])

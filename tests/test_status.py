@@ -24,14 +24,14 @@ from rich.console import Console
 
 from mollify_core.errors import ConfigError, StorageError
 from mollify_core.recipe import Recipe
-from sweeps import space
-from sweeps.driver import _claimed
-from sweeps.look import driver_of, find, look, look_at_all, stop
+from sweeps import claim, space
+from sweeps.look import find, look, look_at_all, stop
 from sweeps.program import interrupt
 from sweeps.status import main, show_sweep, show_sweeps
 from sweeps.store import Store
 from sweeps.study import SweepStudy
 from sweeps.study_setup import Setup
+from sweeps.study_storage import load_study
 
 ROOT = Path(__file__).parents[1]
 BASE = Recipe().with_(epochs=3, network="resnet20", dataset="digits")
@@ -107,7 +107,7 @@ def driver(place: Path, host: str = "") -> Iterator[Any]:
 
     def hold() -> None:
         signal.signal(signal.SIGTERM, interrupt)
-        with contextlib.suppress(KeyboardInterrupt), _claimed(place):
+        with contextlib.suppress(KeyboardInterrupt), claim.locked(place):
             if host:
                 (place / "driver.lock").write_text(f"{os.getpid()} {host}")
             ready.set()
@@ -171,7 +171,7 @@ def test_state_without_a_driver(sweep_in, cut, total, report, state, tmp_path):
 def test_a_running_sweep_is_read_and_stopped(sweep_in, tmp_path, capsys):
     place = sweep_in(tmp_path, cut=True)
     with driver(place) as process:
-        assert driver_of(place) == (process.pid, socket.gethostname())
+        assert claim.driver_of(place) == (process.pid, socket.gethostname())
         sweep = look(Store(str(place)))
         assert (sweep.state, sweep.pid) == ("running", process.pid)
         assert f"running by process {process.pid}" in shown(str(place), capsys=capsys)
@@ -308,6 +308,13 @@ def test_in_a_bucket(sweep_in, tmp_path, monkeypatch, capsys):
         place = sweep_in(tmp_path, cut=True, storage="s3://bucket/sweeps/s", host="node7")
         store = Store("s3://bucket/sweeps") / "s"
         assert (look(store).state, look(store).copied) == ("stopped", None)
+        server_of_study = f"sqlite+pysqlite:///{place}/study.sqlite"  # to us, an address like any database server's
+        assert server_of_study not in str(look(store, server_of_study))
+        other = {"pid": 7, "host": "node7", "folder": "/a/s", "id": "x", "time": time.time()}
+        load_study(server_of_study, "s").set_user_attr("driver", other)
+        sweep = look(store, server_of_study)
+        assert (sweep.state, sweep.pid, sweep.host, sweep.beside) == ("running", 7, "node7", "/a/s")
+        load_study(server_of_study, "s").set_user_attr("driver", None)
         with driver(place) as process:
             assert look(store).pid == process.pid
         store.write("study.sqlite", (place / "study.sqlite").read_bytes())
@@ -316,7 +323,7 @@ def test_in_a_bucket(sweep_in, tmp_path, monkeypatch, capsys):
         assert (sweep.state, sweep.pid, sweep.host) == ("running", None, "node7")
         assert "running on node7" in shown("s3://bucket/sweeps", capsys=capsys)
         assert "runs on node7; stop its driver there" in refused("s3://bucket/sweeps/s", "--stop", capsys=capsys)
-        monkeypatch.setattr("sweeps.look._FRESH", -1.0)
+        monkeypatch.setattr("sweeps.claim.FRESH", -1.0)
         assert look(store).state == "stopped"
         assert "the copy in the storage" in shown("s3://bucket/sweeps/s", capsys=capsys)
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import LONG, SHORT, Sweep
+from harness import LONG, SHORT, Sweep, in_trial
 from servers import PostgreSQL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -50,6 +50,29 @@ def test_machine_of_the_driver_lost(sweep: Make, unbroken: Make, s3, postgresql:
     for path in one.folder.rglob("*"):
         assert not path.is_file() or PASSWORD.encode() not in path.read_bytes()
     one.sound()
+
+
+def test_a_driver_on_another_machine(sweep: Make, unbroken: Make, s3, postgresql: PostgreSQL):
+    """Set-up: study in PostgreSQL, files in object storage; a second driver has files of its own, as elsewhere.
+
+    Minimum time: 1 min 30 s.
+
+    1. The second one is refused with exit code 2 and one sentence that names the first; the first goes on.
+    2. When the first was killed, the second takes the sweep after half a minute without a sign of it.
+    3. The result equals that of an unbroken sweep, and the checker finds nothing.
+    """
+    places = {"storage": "s3://bucket/sweeps", "study_url": postgresql.url}
+    first, second = sweep(*LONG, **places).start(), sweep(*LONG, **places)
+    first.wait(in_trial(0))
+    assert first.driver is not None
+    told = second.start().finish(2).splitlines()[-1]
+    assert told.startswith(f"error: This sweep is being run already, by process {first.driver.pid} on ")
+    first.wait(in_trial(2))
+    first.kill()
+    second.start().finish()
+    assert second.said(f"whether process {first.driver.pid} on ") == 1
+    assert second.told() == unbroken(*LONG).told()
+    second.sound()
 
 
 def test_server_away(sweep: Make, unbroken: Make, postgresql: PostgreSQL):
