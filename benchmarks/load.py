@@ -10,6 +10,7 @@ the training is exchanged: an epoch of a trial is a formula and takes a millisec
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -35,7 +36,7 @@ def trainable() -> type:
             return True
 
         def step(self) -> dict[str, Any]:
-            number, recipe = self.config["number"], self.config["recipe"]
+            number, recipe = self.config["number"], json.loads(self.config["recipe"])
             seconds: list[float] = []
 
             def tell(operation: str, *values: Any) -> Any:

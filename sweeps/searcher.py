@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import ray
@@ -24,7 +25,8 @@ class StudySearcher(Searcher):
         if assignment is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = assignment["number"]
-        return assignment
+        # As text: Tune keeps every number of a configuration, and its averages, for every trial.
+        return {"number": assignment["number"], "recipe": json.dumps(assignment.get("recipe"))}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         if error and trial_id in self._numbers:

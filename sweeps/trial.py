@@ -164,7 +164,7 @@ def train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(setup.cpus)
     study = StudyClient(setup.study)
     store = Store(setup.storage) / trial_folder(number)
-    recipe = Recipe.from_dict(config["assignment"]["recipe"])
+    recipe = Recipe.from_json(config["assignment"]["recipe"])
     with preemption.Watch(study.stopping if worker.rank == 0 else None) as stop:
         trial = Trial(recipe, number, setup, worker, study, store, stop)
         trial.train(lambda: feed.training_data(setup.feed, worker, ray.train.get_dataset_shard))
