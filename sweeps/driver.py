@@ -118,7 +118,9 @@ def _existing(console: Console, sweep: Sweep) -> optuna.Study | None:
         return None
     study = load_study(url, sweep.name)
     if study is not None:
-        check_same(study, sweep.setup.sweep)
+        own = sweep.setup.sweep
+        check_same(study, own)
+        own["created"] = study.user_attrs.get("sweep", own).get("created", own["created"])  # trackers know it by that
     return study
 
 

@@ -21,7 +21,6 @@ from mollify_core.errors import ConfigError, MollifyError, SweepError, first_lin
 from sweeps import environment
 from sweeps.dashboards import LOOPBACK, OptunaDashboard, show_addresses
 from sweeps.plan import Node, cores
-from sweeps.store import retry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,7 +114,6 @@ def execute(
     from sweeps.trackers import Trackers
     from sweeps.view import View
 
-    sweep.setup.sweep["created"] = _begun(sweep)
     board = None if dashboard is None else OptunaDashboard(dashboard)
     trackers = Trackers(
         sweep=sweep.setup.sweep,
@@ -194,14 +192,6 @@ def _follow(run: Run, trackers: Any, view: Any, snapshots: Any, metrics: Any) ->
             view.notice(*rest)
     view.update(status)
     metrics.update(status)
-
-
-def _begun(sweep: Sweep) -> str:
-    """When the sweep was made, by its own word: trackers know it by that again when it goes on."""
-    known: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):  # damaged: it is written anew
-        known = json.loads(retry(lambda: sweep.store.read("sweep.json")) or b"{}")
-    return known.get("created", sweep.setup.sweep["created"])
 
 
 class Run:

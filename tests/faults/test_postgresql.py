@@ -70,7 +70,7 @@ def test_a_driver_on_another_machine(sweep: Make, unbroken: Make, s3, postgresql
     first.wait(in_trial(2))
     first.kill()
     second.start().finish()
-    assert second.said(f"whether process {first.driver.pid} on ") == 1
+    assert second.said(f"whether process {first.driver.pid} on ") == 2  # when it was refused, and when it took over
     assert second.told() == unbroken(*LONG).told()
     second.sound()
 
