@@ -15,8 +15,8 @@ from mollify_core.recipe import Recipe
 from mollify_core.training import Training, TrainingData
 from mollify_core.validation import CELLS, ValidationSet
 from mollify_core.worker import Worker
-from sweeps.trial import KEEP
 from sweeps.workers import Workers
+from sweeps.writer import KEEP
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ from mollify_core.worker import Worker
 from sweeps import feed, preemption
 from sweeps.store import Store, trial_folder
 from sweeps.workers import Workers
-from sweeps.writer import KEEP as KEEP
 from sweeps.writer import Patience, Writer
 
 NAMESPACE = "mollify"

@@ -168,11 +168,16 @@ class Sweep:
         while time.monotonic() < deadline and self.epochs() < epochs:
             time.sleep(0.02)
 
-    def kill(self, number: int = signal.SIGKILL, *, linger: bool = False) -> None:
-        """Sends the driver a signal and waits for its end, and, unless `linger`, for that of all its processes."""
+    def kill(self, number: int = signal.SIGKILL, *, linger: bool = False, power: bool = False) -> None:
+        """Sends the driver a signal and waits for its end, and, unless `linger`, for that of all its processes.
+
+        With `power` none of these outlives it by a moment, as when a machine loses its power.
+        """
         assert self.driver is not None
         assert self.running, f"the sweep had ended already:\n{self.last}"
         self._seen.update(descendants(self.driver.pid))
+        for process in self._seen if power else ():
+            process.kill()
         self.driver.send_signal(number)
         self.driver.wait(PATIENCE)
         if not linger:

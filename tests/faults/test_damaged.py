@@ -83,7 +83,7 @@ class TestInASweep:
     pytestmark = slow
 
     def test_torn_files_of_a_killed_sweep(self, sweep: Make, unbroken: Make):
-        """Set-up: a sweep is killed by SIGKILL in two trials.
+        """Set-up: a sweep is killed by SIGKILL in two trials, with all its processes.
 
         The first time, a bit of the trial's newest checkpoint is flipped and the last line of its metrics.jsonl is half
         written; the second time, the newest checkpoint is cut and a line of metrics.jsonl is not JSON. Minimum time:
@@ -97,10 +97,9 @@ class TestInASweep:
         one = sweep(*SHORT)
         for number, cut in ((0, False), (1, True)):
             one.start().wait(in_trial(number, epochs=3))
-            one.kill()
+            one.kill(power=True)
             (live,) = [n for n, (s, _) in one.progress().items() if s == "RUNNING"]
             folder = one.local / f"trials/{live:05d}"
-            # A process that outlives its driver for a moment may still have kept one in mid-epoch.
             newest = max(folder.glob(f"checkpoints/epoch-*/{checkpoint.MANIFEST}"))
             hurt(newest.with_name("model.safetensors"), rand, cut=cut)
             metrics = folder / "metrics.jsonl"

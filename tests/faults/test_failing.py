@@ -60,7 +60,7 @@ def test_a_trial_that_breaks(broken):
     assert set(states.values()) <= {"COMPLETE", "PRUNED", "FAIL"}
     for trial in failed:
         assert trial.user_attrs["failure"] == "bug"
-        assert "Expected batch_size to be a multiple of" in trial.user_attrs["failure_message"]
+        assert "Expected `batch_size` to be a multiple of" in trial.user_attrs["failure_message"]
         assert one.said(f"trial {trial.number} failed (bug)") == 1
     one.sound()
 
