@@ -132,6 +132,7 @@ def test_wrong_options_are_one_sentence(options, words, capsys, tmp_path, monkey
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_whole_confirmation(tmp_path):
     """The search, then its best recipe and the references with two further seeds; a second call finds all done."""
     command = [sys.executable, str(ROOT / "sweeps/search.py"), "--dataset", "digits", "--name", "s", "--trials", "3"]

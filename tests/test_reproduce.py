@@ -261,6 +261,7 @@ def check_results(folder: Path, augmentations: tuple[str, ...]) -> None:
     assert {p.name for p in path.parent.glob("plots/*.png")} == {"digits_augmentations.png"}
 
 
+@pytest.mark.slow
 def test_a_whole_grid(tmp_path):
     """Two runs with two seeds each, trained and measured."""
     reproduce(tmp_path, "--augmentations", "none")
