@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,21 @@ def listening(server: subprocess.Popen[bytes], port: int, address: str = "127.0.
         alive = server.poll() is None and time.monotonic() < deadline
         assert alive, log.read_text() if log else server.args
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def forked(hold: Callable[[Callable[[], None]], None]) -> Iterator[Any]:
+    """A copy of this process that runs `hold`; is there once that has called what it is given."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=hold, args=(ready.set,))
+    process.start()
+    try:
+        assert ready.wait(30)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 class PostgreSQL:

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from servers import forked
 
 from mollify_core.errors import ConfigError, SweepError
 from sweeps import claim
@@ -35,11 +36,10 @@ def load(tmp_path, monkeypatch) -> Callable[[], optuna.Study]:
 @contextlib.contextmanager
 def driver(load: Callable[[], optuna.Study], folder: str) -> Iterator[Any]:
     """A process that holds the sweep, asks all the time whether it still does, and leaves with 3 when it does not."""
-    ready = FORK.Event()
 
-    def hold() -> None:
+    def hold(ready: Callable[[], None]) -> None:
         with claim.signed(load(), Path(folder), lambda text: None) as check:
-            ready.set()
+            ready()
             while True:
                 try:
                     check()
@@ -47,14 +47,8 @@ def driver(load: Callable[[], optuna.Study], folder: str) -> Iterator[Any]:
                     os._exit(3)
                 time.sleep(EVERY / 4)
 
-    process = FORK.Process(target=hold)
-    process.start()
-    try:
-        assert ready.wait(30)
+    with forked(hold) as process:
         yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 def take(load: Callable[[], optuna.Study], folder: str, said: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 import boto3
 import pytest
 from rich.console import Console
+from servers import forked
 
 from mollify_core.errors import ConfigError, StorageError
 from mollify_core.recipe import Recipe
@@ -102,25 +102,17 @@ def sweep_in(made: dict[bool, Path]) -> Callable[..., Path]:
 @contextlib.contextmanager
 def driver(place: Path, host: str = "") -> Iterator[Any]:
     """A process that holds the sweep as a driver does, and leaves when it is asked to."""
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
 
-    def hold() -> None:
+    def hold(ready: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, interrupt)
         with contextlib.suppress(KeyboardInterrupt), claim.locked(place):
             if host:
                 (place / "driver.lock").write_text(f"{os.getpid()} {host}")
-            ready.set()
+            ready()
             time.sleep(120)
 
-    process = context.Process(target=hold)
-    process.start()
-    try:
-        assert ready.wait(30)
+    with forked(hold) as process:
         yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 def shown(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
