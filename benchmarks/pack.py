@@ -16,14 +16,14 @@ from mollify_core.recipe import Recipe
 from sweeps import packing, plan
 
 ROUNDS = 5
-NETWORKS = {"resnet20, batch 8": ("resnet20", 8), "resnet20, batch 128": ("resnet20", 128)}
+CASES = [(network, batch) for network in ("resnet8", "resnet20") for batch in (8, 32, 128)]
 
 
 def main() -> None:
     cores = plan.cores()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prepared = prepare("digits")
-    for title, (network, batch) in NETWORKS.items():
+    for network, batch in CASES:
         recipe = Recipe().with_(dataset="digits", network=network, batch_size=batch, augment=("crop",))
         sample = prepared.tensors("train").select(torch.arange(batch).numpy())
         candidates = {1: cores, cores: 1} if device == "cpu" else {1: 1, 2: 1, 4: 1}
@@ -36,7 +36,7 @@ def main() -> None:
         for trials in list(candidates)[1:]:
             ratios = sorted(several / one for several, one in zip(speeds[trials], speeds[1], strict=True))
             print(
-                f"{title}: {trials} trials at once / one at a time with {candidates[1]} threads: "
+                f"{network}, batch {batch}: {trials} trials at once / one at a time with {candidates[1]} threads: "
                 f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); alone {alone:.0f} images/s"
             )
 

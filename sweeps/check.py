@@ -101,6 +101,7 @@ class Check:
 
     def _check(self, url: str | None) -> None:
         from sweeps import claim
+        from sweeps.study_storage import study_errors
 
         text = self._store.read("sweep.json")
         try:
@@ -111,7 +112,7 @@ class Check:
             self._find("sweep.json is " + ("missing" if text is None else "damaged"))
         live = self._live(description.get("storage"), description.get("study_url", ""))
         driver = claim.driver_of(self._store.local or live.parent)
-        with tempfile.TemporaryDirectory(prefix="mollify-check-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="mollify-check-") as scratch, study_errors():
             # The study first: whatever it names is on storage already, also when a driver is at work.
             study = self._study(Path(scratch), description, url, live, driven=driver is not None)
             files = _files(self._store)

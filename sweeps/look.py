@@ -29,7 +29,7 @@ from mollify_core.errors import ConfigError, MollifyError, StorageError, SweepEr
 from sweeps import claim
 from sweeps.results import Results, settings_of
 from sweeps.store import Store
-from sweeps.study_storage import FINISHED, answers, load_study, quiet_optuna
+from sweeps.study_storage import FINISHED, answers, load_study, quiet_optuna, study_errors
 
 PROGRAMS = ("sweeps/search.py", "sweeps/reproduce.py")
 """What may be called to go on with a sweep."""
@@ -247,10 +247,11 @@ def _read(store: Store, description: dict[str, Any], study_url: str | None) -> _
             else:
                 return _Read(None, live)
             url = f"{_SQLITE}{copy}"
-        study = load_study(url, name)
-        if study is None or "sweep" not in study.user_attrs:  # it is being made just now
-            return _Read(None, live, copied)
-        return _Read(Results(study), live, copied, *claim.signer(study))
+        with study_errors():
+            study = load_study(url, name)
+            if study is None or "sweep" not in study.user_attrs:  # it is being made just now
+                return _Read(None, live, copied)
+            return _Read(Results(study), live, copied, *claim.signer(study))
 
 
 def _name(store: Store, description: dict[str, Any]) -> str:

@@ -40,7 +40,10 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], in
                 "Expected --study-url with --address ray://…, since the study is then kept by the cluster; or give the "
                 "whole command to the cluster with --submit"
             )
-        return run(args)
+        from sweeps.study_storage import study_errors
+
+        with study_errors():
+            return run(args)
     except MollifyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2

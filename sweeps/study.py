@@ -20,11 +20,10 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from mollify_core.errors import first_line
 from sweeps import pruning, sampling
 from sweeps.space import make_pruner
 from sweeps.study_setup import Setup
-from sweeps.study_storage import FINISHED, answers, make_study, quiet_optuna
+from sweeps.study_storage import FINISHED, answers, make_study, quiet_optuna, reason
 
 NOTHING_NOW: dict[str, Any] = {"number": None}
 """What is handed out while nothing is left but trials that run: one of them may come back."""
@@ -56,8 +55,7 @@ def _written(method: Callable[Concatenate[SweepStudy, P], R]) -> Callable[Concat
             result = method(self, *args, **kwargs)
         except StorageInternalError as error:
             if not self._refused:
-                reason = first_line(getattr(error.__cause__, "orig", None) or error)
-                self.notice(f"the study cannot be written ({reason}); trials wait until it can")
+                self.notice(f"the study cannot be written ({reason(error)}); trials wait until it can")
             self._refused = True
             raise
         if self._refused:

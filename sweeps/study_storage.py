@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -38,6 +41,26 @@ def hide_password(url: str) -> str:
         return "given by --study-url"
 
 
+@contextlib.contextmanager
+def study_errors() -> Iterator[None]:
+    """For what reads and writes studies that are open already.
+
+    Raises:
+        StorageError: the database of one went away, or refused.
+    """
+    try:
+        yield
+    except StorageInternalError as error:
+        raise StorageError(f"The study's database failed: {reason(error)}; what it was told is kept") from None
+
+
+def reason(error: BaseException) -> str:
+    """Why a database failed, in its own driver's words where Optuna or SQLAlchemy has others."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(getattr(error, "orig", None) or error)
+
+
 def open_storage(url: str) -> optuna.storages.BaseStorage:
     """Optuna's storage behind a URL.
 
@@ -54,8 +77,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             os.replace(draft, path)
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
-        reason = first_line(getattr(error, "orig", None) or error)
-        raise StorageError(f"Cannot open the study {hide_password(url)}: {reason}") from None
+        raise StorageError(f"Cannot open the study {hide_password(url)}: {reason(error)}") from None
 
 
 def load_study(url: str, name: str) -> optuna.Study | None:

@@ -55,7 +55,7 @@ def layers(net, kind):
 
 
 def test_every_network_of_the_fixture_is_registered():
-    assert set(networks.NAMES) == {*PARAMS, "resnet20"}
+    assert set(networks.NAMES) == {*PARAMS, "resnet8", "resnet20"}
     assert list(networks.NAMES) == sorted(networks.NAMES)
 
 
@@ -106,13 +106,20 @@ def test_published_googlenet_has_the_published_eps():
     assert {m.eps for m in layers(on_meta("googlenet", 10, (3, 32, 32)), nn.BatchNorm2d)} == {1e-5}
 
 
-def test_resnet20_is_that_of_the_paper():
-    """Against a functional ResNet-20 written from the paper, which only shares the order of the weights."""
-    net = networks.build("resnet20", 10, (3, 32, 32)).eval()
-    assert sum(p.numel() for p in net.parameters()) == 269_722
-    stage_macs = (6 * 16 * 16 * 9 * 32**2, (16 + 5 * 32) * 32 * 9 * 16**2, (32 + 5 * 64) * 64 * 9 * 8**2)
+@pytest.mark.parametrize(("depth", "parameters"), [(8, 75_290), (20, 269_722)])
+def test_cifar_resnets_are_those_of_the_paper(depth, parameters):
+    """Against a functional ResNet written from the paper, which only shares the order of the weights."""
+    net = networks.build(f"resnet{depth}", 10, (3, 32, 32)).eval()
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    blocks = (depth - 2) // 6
+    further = 2 * blocks - 1  # convolutions of a stage after its first one
+    stage_macs = (
+        (16 + further * 16) * 16 * 9 * 32**2,
+        (16 + further * 32) * 32 * 9 * 16**2,
+        (32 + further * 64) * 64 * 9 * 8**2,
+    )
     macs = 3 * 16 * 9 * 32**2 + sum(stage_macs) + 64 * 10
-    assert networks.cost("resnet20", 10, (3, 32, 32)).multiply_adds == macs
+    assert networks.cost(f"resnet{depth}", 10, (3, 32, 32)).multiply_adds == macs
     convolutions, norms = iter(layers(net, nn.Conv2d)), iter(layers(net, nn.BatchNorm2d))
     for norm in layers(net, nn.BatchNorm2d):  # statistics as after training, so that batch norm is not the identity
         norm.running_mean.normal_()
@@ -128,7 +135,7 @@ def test_resnet20_is_that_of_the_paper():
     x = torch.randn(2, 3, 32, 32)
     y = conv_bn(x, 1).relu()
     for width in (16, 32, 64):
-        for block in range(3):
+        for block in range(blocks):
             stride = 2 if width > 16 and block == 0 else 1
             shortcut = torch.zeros(2, width, y.shape[2] // stride, y.shape[3] // stride)
             shortcut[:, : y.shape[1]] = y[:, :, ::stride, ::stride]

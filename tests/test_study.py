@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import sqlite3
 
 import pytest
 from optuna.trial import TrialState
@@ -13,7 +15,7 @@ from mollify_core.recipe import Recipe
 from sweeps import space
 from sweeps.study import SweepStudy
 from sweeps.study_setup import Setup
-from sweeps.study_storage import load_study
+from sweeps.study_storage import load_study, study_errors
 
 BASE = Recipe().with_(epochs=9, network="resnet20", dataset="digits")
 
@@ -181,6 +183,18 @@ def test_unusable_study_urls(url):
         load_study(url, "s")
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_database_that_fails_under_an_open_study_is_one_sentence(tmp_path):
+    setup = make_setup(tmp_path)
+    run(setup, die_after=5)
+    study = load_study(setup.url, setup.name)
+    assert study is not None
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.sqlite")) as file:
+        file.execute("DROP TABLE trials")
+    with pytest.raises(StorageError, match=r"^The study's database failed: no such table: trials; .* kept$"):
+        with study_errors():
+            _ = study.trials
 
 
 def test_events_are_drained_once(tmp_path):

@@ -12,7 +12,7 @@ from mollify_core.networks.densenet import densenet
 from mollify_core.networks.googlenet import googlenet
 from mollify_core.networks.nasnet import nasnet
 from mollify_core.networks.presnet import presnet
-from mollify_core.networks.resnet import resnet, resnet20
+from mollify_core.networks.resnet import cifar_resnet, resnet
 from mollify_core.networks.resnext import resnext29
 from mollify_core.networks.torchvision_resnet import im_resnet18, tvresnet
 from mollify_core.networks.wide_resnet import wide_resnet40
@@ -36,7 +36,7 @@ class Network:
 NETWORKS: dict[str, Network] = {
     **{f"presnet{d}": Network(partial(presnet, d), 8, ("final_bn",)) for d in (18, 34, 50, 101)},
     **{f"resnet{d}": Network(partial(resnet, d), 8) for d in (18, 34, 50, 101)},
-    "resnet20": Network(resnet20, 4),
+    **{f"resnet{d}": Network(partial(cifar_resnet, d), 4) for d in (8, 20)},
     "wrn40": Network(partial(wide_resnet40, 2), 4),
     "wrn40_10": Network(partial(wide_resnet40, 10), 4),
     **{f"densenet{d}": Network(partial(densenet, d), 4) for d in (40, 100)},

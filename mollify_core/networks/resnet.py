@@ -19,17 +19,23 @@ def resnet(depth: int, num_classes: int, image_shape: tuple[int, int, int]) -> n
     return nn.Sequential(*conv_bn_relu(image_shape[0], 64, 3), *stages, *classifier(channels, num_classes))
 
 
-def resnet20(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The CIFAR ResNet of the paper's section 4.2 with n = 3: widths 16, 32, 64, shortcuts without parameters.
+def cifar_resnet(depth: int, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The CIFAR ResNet of the paper's section 4.2: widths 16, 32, 64, shortcuts without parameters.
 
     He initialisation, as the paper's.
+
+    Args:
+        depth: 6n + 2 for n basic blocks a stage: 8, or 20 as in the paper.
+        num_classes: number of outputs.
+        image_shape: (channels, height, width).
     """
+    blocks = (depth - 2) // 6
     return he_init(
         nn.Sequential(
             *conv_bn_relu(image_shape[0], 16, 3),
-            stage(_basic_padded, 16, 16, 3, stride=1),
-            stage(_basic_padded, 16, 32, 3, stride=2),
-            stage(_basic_padded, 32, 64, 3, stride=2),
+            stage(_basic_padded, 16, 16, blocks, stride=1),
+            stage(_basic_padded, 16, 32, blocks, stride=2),
+            stage(_basic_padded, 32, 64, blocks, stride=2),
             *classifier(64, num_classes),
         )
     )
