@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import bucket
-from harness import LONG, QUIET, SHORT, Sweep, descendants, in_trial, stopped
+from harness import LONG, QUIET, SHORT, Process, Sweep, descendants, in_trial, stopped
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("MOLLIFY_KILLS", "20"))  # fewer, to try it out
@@ -77,6 +77,18 @@ def imports(one: Sweep) -> float:
     return time.monotonic() - started
 
 
+def trains_again(one: Sweep, workers: list[Process], hurt: Callable[[], object]) -> float:
+    """Seconds from `hurt`, of which `workers` die, until one more epoch is reported than they had told to the last."""
+    assert workers
+    started = time.monotonic()
+    hurt()
+    one.wait(lambda _: not any(worker.alive for worker in workers))
+    time.sleep(0.5)  # what they said last is written
+    reported = one.epochs()
+    one.wait(lambda p: sum(e for _, e in p.values()) > reported)
+    return time.monotonic() - started
+
+
 def test_training_process_killed_in_mid_epoch(sweep: Make, unbroken: Make, figure):
     """Set-up: a sweep; the process that trains is killed by SIGKILL in the middle of an epoch, in two trials.
 
@@ -94,9 +106,7 @@ def test_training_process_killed_in_mid_epoch(sweep: Make, unbroken: Make, figur
         seconds = one.wait(in_trial(number, epochs=2))
         time.sleep(seconds / 2)
         (worker,) = one.workers()
-        reported = one.epochs()
-        worker.kill()
-        again.append(one.wait(lambda p, goal=reported + 1: sum(e for _, e in p.values()) >= goal) - seconds)
+        again.append(trains_again(one, [worker], worker.kill) - seconds)
     one.finish()
     longest = max(again) - imports(one)
     figure(f"training process killed: training again after {longest:.1f} s, imports not counted")
@@ -127,10 +137,8 @@ def test_node_lost(sweep: Make, unbroken: Make, figure, monkeypatch):
         one.wait(in_trial(0))
         seconds = one.wait(in_trial(0, epochs=2))
         time.sleep(seconds / 2)
-        (lost,) = [node for node in nodes if trains(node)]
-        reported = one.epochs()
-        cluster.remove_node(lost, allow_graceful=False)
-        again = one.wait(lambda p: sum(e for _, e in p.values()) >= reported + 1) - seconds
+        ((lost, workers),) = [(node, found) for node in nodes if (found := training(node))]
+        again = trains_again(one, workers, lambda: cluster.remove_node(lost, allow_graceful=False)) - seconds
         one.finish()
         again -= imports(one)
         figure(f"node lost: training again after {again:.1f} s, imports not counted")
@@ -141,9 +149,10 @@ def test_node_lost(sweep: Make, unbroken: Make, figure, monkeypatch):
         cluster.shutdown()
 
 
-def trains(node) -> bool:
+def training(node) -> list[Process]:
+    """The processes of a Ray node that train."""
     (raylet,) = node.all_processes["raylet"]
-    return any(p.trains for p in descendants(raylet.process.pid))
+    return [p for p in descendants(raylet.process.pid) if p.trains]
 
 
 def test_driver_told_to_end(sweep: Make, unbroken: Make, figure):
