@@ -15,7 +15,7 @@ from mollify_core.training import Training
 from sweeps import evaluate, evaluation_report
 
 QUICK = ["--images", "60", "--levels", "0,1", "--no-extra", "--threads", "1"]
-DIGITS = Recipe().with_(dataset="digits", network="resnet20", epochs=1, batch_size=64, train_fraction=0.2, lr=0.05)
+DIGITS = Recipe().with_(dataset="digits", network="resnet8", epochs=1, batch_size=64, train_fraction=0.2, lr=0.05)
 
 
 @pytest.fixture(scope="module")

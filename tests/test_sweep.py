@@ -166,14 +166,19 @@ def test_the_best_recipe_trains_alone_to_the_same_bits(sweep, tmp_path, capsys):
     assert alone == Results(study).completed[0].user_attrs["metrics"]
 
 
-def test_a_finished_sweep_says_so_and_a_grown_one_goes_on(sweep, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "w"
-    shutil.copytree(sweep[0].parent, folder / "runs")
-    monkeypatch.chdir(folder)
+def test_a_finished_sweep_says_so(sweep, tmp_path, monkeypatch, capsys):
+    shutil.copytree(sweep[0].parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
     assert search_main(list(TINY)) == 0
     out = capsys.readouterr().out
     assert "is finished: it has all its 5 trials" in out
     assert "Was it worth it?" in out
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_goes_on_with_more_trials(sweep, tmp_path):
+    folder = tmp_path / "w"
+    shutil.copytree(sweep[0].parent, folder / "runs")
     grown = [a if a != "5" else "6" for a in TINY]
     out = finish(start(folder, *grown))
     assert "6 (5 finished, 1 to go)" in out

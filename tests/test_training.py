@@ -31,7 +31,7 @@ from mollify_core.worker import Worker
 
 SMALL = Recipe().with_(
     dataset="digits",
-    network="resnet20",
+    network="resnet8",
     augment=("crop",),
     validation_fraction=0.01,
     train_fraction=0.06,
