@@ -51,7 +51,7 @@ def trainable() -> type:
             for epoch in range(recipe["optim"]["epochs"]):
                 time.sleep(0.001)
                 value = abs(recipe["mollify"]["max_noise"] - 0.6) + recipe["optim"]["lr"] + 1 / (1 + epoch)
-                go_on = tell("report", epoch, [value], {"seconds": 0.001, "corrupted_nll": value})
+                go_on, _ = tell("report", epoch, [value], {"seconds": 0.001, "corrupted_nll": value})
                 if not go_on:
                     break
             if go_on:

@@ -160,18 +160,22 @@ class SweepStudy:
     @_written
     def report(
         self, number: int, epoch: int, values: list[float], metrics: dict[str, float], went_on: bool = False
-    ) -> bool:
-        """An epoch's objective values, from epoch 0. True: go on, False: pruned.
+    ) -> tuple[bool, dict[str, float]]:
+        """An epoch's objective values and all its metrics, from epoch 0.
 
-        A trial that went back to an older checkpoint repeats epochs; it hears the same answers.
+        A trial that went back to an older checkpoint repeats epochs. On a GPU, or on another number of workers, they
+        come out a little differently: the values of the first time stay, and it hears the same answers.
 
         Args:
             went_on: the trial has trained on after this epoch already, as it was told by a study that was lost.
+
+        Returns:
+            Whether to go on, not pruned, and the metrics with those values that stay.
         """
         frozen = self._frozen_trial(number)
         known = answers(frozen)
         if epoch < len(known):
-            go_on = known[epoch]["go_on"]
+            go_on, values = known[epoch]["go_on"], known[epoch]["values"]
         else:
             trial = self._trials[number]
             if self._single:
@@ -186,8 +190,9 @@ class SweepStudy:
             trial.set_user_attr(f"epoch_{epoch}", answer)
         live = self._live[number]
         live.epoch, live.value, live.note = epoch + 1, values[0], ""
+        metrics = {**metrics, **dict(zip(self._setup.sweep["objectives"], values, strict=True))}
         self._events.append(("epoch", number, epoch, metrics))
-        return go_on
+        return go_on, metrics
 
     @_written
     def complete(self, number: int, values: list[float], attrs: dict[str, Any], metrics: dict[str, float]) -> None:

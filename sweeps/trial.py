@@ -232,10 +232,11 @@ class Trial:
                 study.ready(number, self.worker.world)
             go_on = self._take_up(training, writer, begin)
             for epoch in training.run(self.stop) if go_on else ():
+                metrics = epoch.metrics
                 if first:  # before its checkpoint exists: the study is never behind one
-                    values = [epoch.metrics[name] for name in self.setup.objectives]
-                    go_on = study.report(number, epoch.index, values, epoch.metrics)
-                writer.epoch(training, epoch.metrics)
+                    values = [metrics[name] for name in self.setup.objectives]
+                    go_on, metrics = study.report(number, epoch.index, values, metrics)
+                writer.epoch(training, metrics)
                 go_on = self.worker.agree(go_on)
                 if not go_on:
                     break
@@ -277,7 +278,8 @@ class Trial:
         for metrics in writer.metrics()[known:done]:
             epoch = metrics.pop("epoch")
             went_on = epoch + 1 < done or training.progress is not None
-            go_on = self.study.report(self.number, epoch, [metrics[name] for name in names], metrics, went_on)
+            values = [metrics[name] for name in names]
+            go_on, _ = self.study.report(self.number, epoch, values, metrics, went_on)
         return self.worker.agree(go_on)
 
     def _end(self, training: Training, writer: Writer, go_on: bool) -> None:

@@ -67,7 +67,7 @@ def original(tmp_path_factory, digits) -> Path:
         go_on = True
         for epoch in training.run():
             writer.epoch(training, epoch.metrics)
-            go_on = study.report(number, epoch.index, [epoch.metrics["corrupted_nll"]], epoch.metrics)
+            go_on, _ = study.report(number, epoch.index, [epoch.metrics["corrupted_nll"]], epoch.metrics)
             if not go_on:
                 break
         metrics, per_image = training.final() if go_on else ({}, {})

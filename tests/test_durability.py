@@ -539,7 +539,7 @@ def run(study: SweepStudy, call: Callable = lambda method, *args: method(*args))
         begin = study.begin(number)
         epoch, go_on = len(begin["values"]), begin["go_on"]
         while go_on and epoch < epochs:
-            go_on = call(study.report, number, epoch, [curve(recipe, epoch)], {"seconds": 1.0})
+            go_on, _ = call(study.report, number, epoch, [curve(recipe, epoch)], {"seconds": 1.0})
             epoch += 1
         if go_on:
             call(study.complete, number, [curve(recipe, epochs - 1)], {"a": 1, "b": 2}, {"clean_nll": 0.0})
@@ -682,6 +682,22 @@ def test_a_line_of_the_metrics_that_is_lost_comes_from_the_study(tmp_path, data,
     file.write_text(f"{first}\n{second[:40]}")
     make_trial(SweepStudy(setup), store).train(lambda: data)
     equals(tmp_path, unbroken)
+
+
+def test_an_epoch_that_comes_out_otherwise_the_second_time_keeps_its_first_value(tmp_path, data):
+    """A worker group told of its first epoch and was lost before the checkpoint; the next group is of another size."""
+    setup, store = make_setup(tmp_path), Store(str(tmp_path))
+    study = SweepStudy(setup)
+    assignment = study.next()
+    study.report(0, 0, [1.25], {"seconds": 1.0, "corrupted_nll": 1.25})
+    make_trial(study, store, assignment=assignment).train(lambda: data)
+    trial = load_study(setup.url, "s").trials[0]
+    kept = writer.Writer(store / trial_folder(0), {}, active=True).metrics()
+    logged = [event[3] for event in study.drain() if event[0] == "epoch"][1:]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.intermediate_values[0] == 1.25
+    for found in (kept, logged):
+        assert [m["corrupted_nll"] for m in found] == list(trial.intermediate_values.values())
 
 
 def test_checkpoints_of_another_recipe_are_set_aside(tmp_path, data, unbroken):

@@ -60,7 +60,7 @@ def run(setup: Setup, die_after: int | None = None) -> int:
             begin = study.begin(number)
             epoch, go_on = len(begin["values"]), begin["go_on"]
             while go_on and epoch < 9:
-                go_on = call(study.report, number, epoch, [curve(recipe, epoch)], {"seconds": 1.0})
+                go_on, _ = call(study.report, number, epoch, [curve(recipe, epoch)], {"seconds": 1.0})
                 epoch += 1
             if go_on:
                 call(study.complete, number, [curve(recipe, 8)], {}, {"clean_nll": 0.0})
@@ -112,12 +112,13 @@ def test_repeated_epochs_hear_the_same_answers(tmp_path):
         answers = []
         for epoch in range(9):
             answers.append(study.report(number, epoch, [100.0], {"seconds": 1.0}))
-            assert study.report(number, epoch, [100.0], {"seconds": 1.0}) == answers[-1]
-            if not answers[-1]:
+            assert answers[-1][1] == {"seconds": 1.0, "corrupted_nll": 100.0}
+            if not answers[-1][0]:
                 break
         assert [study.report(number, e, [1.0], {"seconds": 1.0}) for e in range(len(answers))] == answers
         begin = study.begin(number)
-        assert (len(begin["values"]), begin["go_on"], begin["finished"]) == (len(answers), answers[-1], False)
+        assert begin["values"] == [[100.0]] * len(answers)
+        assert (begin["go_on"], begin["finished"]) == (answers[-1][0], False)
         study.prune(number, {})
         assert study.begin(number)["finished"]
 
@@ -151,7 +152,7 @@ def test_several_objectives_prune_nothing(tmp_path):
     study = SweepStudy(setup)
     while (assignment := study.next()) is not None:
         for epoch in range(9):
-            assert study.report(assignment["number"], epoch, [epoch, 1.0], {"seconds": 1.0})
+            assert study.report(assignment["number"], epoch, [epoch, 1.0], {"seconds": 1.0})[0]
         study.complete(assignment["number"], [1.0, 2.0], {}, {})
     loaded = load_study(setup.url, "s")
     assert loaded is not None
