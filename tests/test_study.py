@@ -113,6 +113,7 @@ def test_repeated_epochs_hear_the_same_answers(tmp_path):
         for epoch in range(9):
             answers.append(study.report(number, epoch, [100.0], {"seconds": 1.0}))
             assert answers[-1][1] == {"seconds": 1.0, "corrupted_nll": 100.0}
+            assert study.report(number, epoch, [100.0], {"seconds": 1.0}) == answers[-1]
             if not answers[-1][0]:
                 break
         assert [study.report(number, e, [1.0], {"seconds": 1.0}) for e in range(len(answers))] == answers
