@@ -214,6 +214,7 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     assert told(study_of(path)) == told(study_of(sweep[0] / "study.sqlite"))
 
 
+@pytest.mark.slow
 def test_two_workers_a_trial(tmp_path):
     """Data-parallel over gloo: the trial's curve is one curve, and its checkpoint a whole one."""
     argv = ["--dataset", "digits", "--trials", "1", "--epochs", "2", "--train-fraction", "0.1", "--name", "s"]
