@@ -14,12 +14,14 @@ import torch_dct
 
 from benchmarks.timing import compare
 from mollify_core import networks, rng
+from mollify_core.batch import losses, make_batch
 from mollify_core.datasets import ImageSet
-from mollify_core.degrade import heat_blur
+from mollify_core.measure.validation import ValidationSet
+from mollify_core.mollification.degrade import heat_blur
+from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
-from mollify_core.targets import Normalise, losses, prepare
-from mollify_core.training import Training, TrainingData
-from mollify_core.validation import ValidationSet
+from mollify_core.training import Training
+from mollify_core.training_data import TrainingData
 
 BATCH = 128
 
@@ -54,7 +56,7 @@ def step(network: str) -> None:
     normalise = Normalise.make("normal", data.mean, data.std, "cpu")
 
     def plain() -> None:
-        batch = prepare(images, labels, 10, recipe, normalise, 0, 0, 0, 0)
+        batch = make_batch(images, labels, 10, recipe, normalise, 0, 0, 0, 0)
         loss = losses(default(batch.x), batch, 10, recipe).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

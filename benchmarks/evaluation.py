@@ -31,12 +31,12 @@ from benchmarks.timing import Comparison, compare
 from mollify_core import networks, rng
 from mollify_core.classifier import Classifier
 from mollify_core.datasets import prepare
-from mollify_core.distortions import KINDS
-from mollify_core.evaluation import BATCH, Cell, distortion, measure, row
+from mollify_core.matching.distortions import KINDS
+from mollify_core.measure.evaluation import BATCH, Cell, distortion, measure, row
+from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
-from mollify_core.targets import Normalise
-from mollify_core.train import training_data
 from mollify_core.training import Training
+from mollify_core.training_data import training_data
 
 CONSTANTS = ((0.5,) * 3, (0.25,) * 3)
 

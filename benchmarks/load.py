@@ -26,7 +26,7 @@ def trainable() -> type:
     """Takes the place of `sweeps.trial.TrialActor`: tells the study what a trial tells it, and how long that took."""
     from ray import tune
 
-    from sweeps.trial import StudyClient
+    from mollify_sweeps.study.client import StudyClient
 
     class Formula(tune.Trainable):
         def setup(self, config: dict[str, Any], setup: Any, datasets: dict[str, Any]) -> None:  # type: ignore[override]
@@ -76,10 +76,11 @@ def main() -> None:
 
     from rich.console import Console
 
-    import sweeps.trial
-    from sweeps import arguments, engine, settle
-    from sweeps.searcher import StudySearcher
-    from sweeps.study_storage import load_study, quiet_optuna
+    import search
+    from mollify_sweeps.driver import tune
+    from mollify_sweeps.driver.searcher import StudySearcher
+    from mollify_sweeps.plan import settle
+    from mollify_sweeps.study.database import load_study, quiet_optuna
 
     quiet_optuna()
     asked: list[float] = []
@@ -102,11 +103,11 @@ def main() -> None:
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--dataset", "digits", "--trials", str(args.trials), "--epochs", str(args.epochs), "--storage", folder]
-        sweep = settle.search(arguments.parser().parse_args(argv, argparse.Namespace(argv=argv)))
+        sweep = settle.search(search.parser().parse_args(argv, argparse.Namespace(argv=argv)))
         sweep.local.mkdir(parents=True)
         threading.Thread(target=watch, daemon=True).start()
         with open(os.devnull, "w") as nowhere:
-            engine.execute(sweep, Console(file=nowhere), address=None, wandb="off", wandb_project="")
+            tune.execute(sweep, Console(file=nowhere), address=None, wandb="off", wandb_project="")
         study = load_study(sweep.setup.url, sweep.name)
         assert study is not None
         trials = study.trials

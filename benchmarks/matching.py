@@ -29,9 +29,9 @@ from torch import Tensor
 
 from benchmarks.augment import both_forms
 from mollify_core import compiled
-from mollify_core.distortions import KINDS, Distortions, distort, draw
-from mollify_core.matching import match
-from mollify_core.nmi import normalized_mutual_information
+from mollify_core.matching.distortions import KINDS, Distortions, distort, draw
+from mollify_core.matching.nmi import normalized_mutual_information
+from mollify_core.matching.strength import match
 from mollify_core.settings import Matching
 
 MEAN = torch.tensor([0.5071, 0.4867, 0.4408]).view(3, 1, 1)

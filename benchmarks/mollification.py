@@ -18,11 +18,12 @@ import torch
 
 from mollify_core import rng
 from mollify_core.datasets import ImageSet
-from mollify_core.degrade import mollify_
+from mollify_core.measure.validation import ValidationSet
+from mollify_core.mollification.degrade import mollify_
+from mollify_core.mollification.schedule import draw
 from mollify_core.recipe import Recipe
-from mollify_core.schedule import draw
-from mollify_core.training import Training, TrainingData
-from mollify_core.validation import ValidationSet
+from mollify_core.training import Training
+from mollify_core.training_data import TrainingData
 from mollify_core.worker import Worker
 
 

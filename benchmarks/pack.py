@@ -13,14 +13,15 @@ import torch
 
 from mollify_core.datasets import prepare
 from mollify_core.recipe import Recipe
-from sweeps import packing, plan
+from mollify_sweeps.cluster import connection
+from mollify_sweeps.plan import packing
 
 ROUNDS = 5
 CASES = [(network, batch) for network in ("resnet8", "resnet20") for batch in (8, 32, 128)]
 
 
 def main() -> None:
-    cores = plan.cores()
+    cores = connection.cores()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prepared = prepare("digits")
     for network, batch in CASES:

@@ -32,11 +32,11 @@ def feed(rounds: int) -> None:
     import torch
 
     from mollify_core.datasets import prepare
-    from mollify_core.train import training_data
     from mollify_core.training import Training
+    from mollify_core.training_data import training_data
     from mollify_core.worker import Worker
-    from sweeps import feed as sweep_feed
-    from sweeps.engine import connect
+    from mollify_sweeps.cluster.connection import connect
+    from mollify_sweeps.trial import feed as sweep_feed
 
     torch.set_num_threads(1)
     connect(None)

@@ -259,3 +259,6 @@ def _move(filesystem: fs.FileSystem, source: str, target: str) -> None:
         filesystem.move(info.path, f"{target}/{info.base_name}")
     if isinstance(filesystem, fs.LocalFileSystem):
         filesystem.delete_dir(source)
+
+
+KEEP = 2  # checkpoints of a running trial: the newest, and the one before should it be damaged

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from mollify_core import labels, networks
 from mollify_core.checkpoint import Checkpoint
 from mollify_core.errors import CheckpointError, first_line
+from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 from mollify_core.settings import SINK_MODES
-from mollify_core.targets import Normalise
 
 
 def build_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -8,12 +8,12 @@ out on purpose: it chose its checkpoint on the test set, and distorted normalise
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mollify_core.errors import ConfigError, MollifyError, nearest
+from mollify_core.errors import ConfigError, nearest
+from mollify_core.program import Parser, guarded
 from mollify_core.recipe import Recipe
 
 _PAPER = {"network": "presnet50", "epochs": 300, "augment": ("flip", "crop", "rotate", "trivialaugment")}
@@ -64,19 +64,19 @@ def preset(name: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Lists the presets, or prints one as a recipe; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mollify_core.presets", description="Recipes of both papers.")
+    return guarded(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m mollify_core.presets", description="Recipes of both papers.")
     parser.add_argument("name", nargs="?", metavar="NAME", help="print this one as JSON (default: list all)")
     parser.add_argument("--dataset", default="cifar10", metavar="NAME", help="(default: cifar10)")
     args = parser.parse_args(argv)
-    try:
-        if args.name is None:
-            for name, (text, _) in PRESETS.items():
-                print(f"{name:20} {text}")
-        else:
-            print(Recipe().with_(dataset=args.dataset, **preset(args.name)).to_json(), end="")
-    except MollifyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.name is None:
+        for name, (text, _) in PRESETS.items():
+            print(f"{name:20} {text}")
+    else:
+        print(Recipe().with_(dataset=args.dataset, **preset(args.name)).to_json(), end="")
     return 0
 
 

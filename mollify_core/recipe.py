@@ -145,7 +145,7 @@ def _fields() -> tuple[dict[str, type], dict[str, tuple[str | None, Any]]]:
         if not dataclasses.is_dataclass(kind):
             fields[name] = (None, kind)
             continue
-        sections[name] = typing.cast(type, kind)
+        sections[name] = typing.cast("type", kind)
         for leaf, leaf_kind in typing.get_type_hints(kind).items():
             if leaf in fields:
                 raise AssertionError(f"setting {leaf!r} stands in two sections of the recipe")

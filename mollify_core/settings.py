@@ -5,6 +5,7 @@ The defaults are the AISTATS paper's (Heinonen et al. 2025; the released code's 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mollify_core.augment.names import canonical
@@ -33,6 +34,14 @@ def check_mode_and_loss(mode: str, loss: str) -> None:
     check(loss in LOSSES, "loss", f"one of {LOSSES}", loss)
     if loss == "nce" and mode != "ls":
         raise ConfigError(f"Expected label_mode 'ls' for loss 'nce', but got {mode!r}")
+
+
+def check_distortions(blur_sigma: float, blur_kernel: float, patch_size: float, mosaic_power: float) -> None:
+    """Raises a ConfigError unless these can be what strength 1 of the distortions means."""
+    check(0 < blur_sigma < math.inf, "blur_sigma", "positive", blur_sigma)
+    check(blur_kernel > 0 and blur_kernel % 2 == 1, "blur_kernel", "a positive odd integer", blur_kernel)
+    check(patch_size > 0 and patch_size % 1 == 0, "patch_size", "a positive integer", patch_size)
+    check(0 < mosaic_power < math.inf, "mosaic_power", "positive", mosaic_power)
 
 
 @dataclass(frozen=True)
@@ -149,9 +158,9 @@ class Matching:
             the first two in [0, 1], the power positive.
         spread: where epsilon goes: to "all" classes (the released code) or the "others" only (the paper's text).
         bins: of the histograms, 2 to 256.
-        use_all_bins, constants_match, corrected: see `mollify_core.nmi.normalized_mutual_information`.
+        use_all_bins, constants_match, corrected: see `mollify_core.matching.nmi.normalized_mutual_information`.
         blur_sigma, blur_kernel, patch_size, mosaic_power: what strength 1 means, see
-            `mollify_core.distortions.Distortions`.
+            `mollify_core.matching.distortions.Distortions`.
     """
 
     arm: str = "off"
@@ -177,11 +186,7 @@ class Matching:
             check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
         check(self.epsilon_power > 0, "epsilon_power", "positive", self.epsilon_power)
         check(2 <= self.bins <= 256, "bins", "from 2 to 256", self.bins)
-        for name in ("blur_sigma", "mosaic_power"):
-            check(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        odd = self.blur_kernel > 0 and self.blur_kernel % 2 == 1
-        check(odd, "blur_kernel", "a positive odd integer", self.blur_kernel)
-        check(self.patch_size >= 1, "patch_size", "a positive integer", self.patch_size)
+        check_distortions(self.blur_sigma, self.blur_kernel, self.patch_size, self.mosaic_power)
 
 
 @dataclass(frozen=True)

@@ -21,41 +21,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mollify_core import checkpoint, distortions, rng, schedule
+from mollify_core import checkpoint, rng
 from mollify_core.augment import augment
+from mollify_core.batch import Batch, losses, make_batch
 from mollify_core.classifier import Classifier, build_network
-from mollify_core.datasets.load import ImageSet
-from mollify_core.datasets.split import stratified_split, stratified_subset
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
+from mollify_core.matching import distortions
+from mollify_core.measure.validation import epoch_images, image_values, summarise
+from mollify_core.mollification import schedule
+from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
-from mollify_core.targets import Normalise, Prepared, losses, prepare
-from mollify_core.validation import ValidationSet, epoch_images, image_values, summarise
+from mollify_core.training_data import TrainingData
 from mollify_core.worker import Worker
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 _AGREE_EVERY = 10  # steps after which several workers ask one another whether to stop: each time they wait
-
 Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a model is trained on.
-
-    Attributes:
-        fit: the images to fit, on the worker's device; the same on every worker.
-        validation: held-out images, clean and corrupted, on the device.
-        classes: number of classes.
-        mean, std: per channel, of images in [0, 1].
-        fingerprint: of the data set's content; a resumed run must see the same.
-    """
-
-    fit: ImageSet
-    validation: ValidationSet
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -70,14 +51,6 @@ class Epoch:
 
     index: int
     metrics: dict[str, float]
-
-
-def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
-    """(fit, validation): sorted row numbers of the official training images that a recipe trains and validates on."""
-    config = recipe.data
-    fit, validation = stratified_split(labels, config.validation_fraction, config.split_seed, fingerprint)
-    subset = stratified_subset(labels[fit], config.train_fraction, config.split_seed, fingerprint)
-    return fit[subset], validation
 
 
 def check_batch_size(recipe: Recipe, workers: int) -> None:
@@ -170,6 +143,11 @@ class Training:
             self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
         self._normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, device)
 
+    @property
+    def images_per_step(self) -> int:
+        """Different images of a full step, over all workers."""
+        return self.recipe.optim.batch_size // self.recipe.mollify.repeat
+
     def run(self, stop: Stop | None = None) -> Iterator[Epoch]:
         """Trains the epochs that are left, one report after each; the caller may stop at any of them."""
         while self.epoch < self.recipe.optim.epochs:
@@ -203,6 +181,22 @@ class Training:
         }
         return Epoch(index, metrics)
 
+    def rehearse(self, seconds: float, steps: int = 10**9, warm_up: int = 1) -> list[float]:
+        """Seconds that real steps take here, on the first images; the model is of no use for anything else then.
+
+        Args:
+            seconds: when to stop, by the clock.
+            steps: when to stop at the latest, by count.
+            warm_up: further steps that come first and do not count.
+        """
+        rows = torch.arange(min(len(self.data.fit), self.images_per_step), device=self.worker.device)
+        times: list[float] = []
+        while len(times) < warm_up + steps and sum(times[warm_up:]) < seconds:
+            started = time.perf_counter()
+            self._step(len(times), rows, len(rows), 1.0)[0].item()  # waits for the device
+            times.append(time.perf_counter() - started)
+        return times[warm_up:]
+
     def final(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """What a finished model is judged by, on all of validation: (clean_* and corrupted_*, see `image_values`)."""
         values = self.validate()
@@ -219,7 +213,7 @@ class Training:
         self._parallel.train()
         # One order for all workers: a step's images are the same however many share them.
         order = torch.randperm(total, generator=rng.generator(recipe.seed, self.epoch, 0, "order")).to(worker.device)
-        batch = recipe.optim.batch_size // recipe.mollify.repeat
+        batch = self.images_per_step
         steps = math.ceil(total / batch)
         sums = torch.zeros(steps, device=worker.device)
         errors = torch.zeros((), device=worker.device)
@@ -258,7 +252,7 @@ class Training:
     def _share(self, step: int) -> range:
         """Where this worker's images of a step stand in the epoch's order: every world-th of the step's."""
         rank, world = self.worker.rank, self.worker.world
-        batch = self.recipe.optim.batch_size // self.recipe.mollify.repeat
+        batch = self.images_per_step
         start = step * batch
         return range(start + (rank - start) % world, min(start + batch, len(self.data.fit)), world)
 
@@ -280,7 +274,7 @@ class Training:
         recipe, worker, data = self.recipe, self.worker, self.data
         key = (recipe.seed, self.epoch, step, worker.rank)
         images = augment(data.fit.images[rows], recipe.data.augment, rng.generator(*key, "augment"))
-        batch = prepare(images, data.fit.labels[rows], data.classes, recipe, self._normalise, *key)
+        batch = make_batch(images, data.fit.labels[rows], data.classes, recipe, self._normalise, *key)
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
         scale = worker.world / (in_step * recipe.mollify.repeat)
         self.optimizer.zero_grad(set_to_none=True)
@@ -297,15 +291,15 @@ class Training:
         loss, wrong = (torch.stack(values).sum() for values in zip(*results, strict=True))
         return loss, wrong
 
-    def _parts(self, batch: Prepared) -> list[Prepared]:
+    def _parts(self, batch: Batch) -> list[Batch]:
         """A batch in the parts that the network sees one after the other."""
         size = -(-self.recipe.optim.batch_size // (self.worker.world * self.accumulate))
         columns = (batch.x, batch.labels, batch.strength)
         soft = batch.soft.split(size) if batch.soft is not None else None
         parts = zip(*(column.split(size) for column in columns), strict=True)
-        return [Prepared(x, label, soft[i] if soft else None, g) for i, (x, label, g) in enumerate(parts)]
+        return [Batch(x, label, soft[i] if soft else None, g) for i, (x, label, g) in enumerate(parts)]
 
-    def _backward(self, batch: Prepared, weight: float, scale: float) -> tuple[Tensor, Tensor]:
+    def _backward(self, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
         """Adds the gradient of `scale` times the sum of losses; returns (sum of losses, number of errors)."""
         recipe, classes = self.recipe, self.data.classes
         with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=recipe.optim.precision == "bf16"):
@@ -339,7 +333,7 @@ class Training:
         drawn = schedule.draw(images, side, config, rng.generator(*key, "mollify"))
         generator = rng.generator(*key, "mollify")
         torch.rand(images, generator=generator)  # the roles
-        return schedule.beta_times(drawn.start + len(drawn.blur), config.beta_a, config.beta_b, generator).tolist()
+        return rng.beta_times(drawn.start + len(drawn.blur), config.beta_a, config.beta_b, generator).tolist()
 
     @torch.inference_mode()
     def validate(self, k: int | None = None) -> Tensor:

@@ -27,17 +27,18 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.ticker import PercentFormatter
 
-from mollify_core import degrade, labels, rng, schedule
+from mollify_core import labels, rng
 from mollify_core.classifier import Classifier
 from mollify_core.corruptions.benchmark import BENCHMARK, GROUPS
 from mollify_core.corruptions.suite import corrupt
 from mollify_core.datasets import prepare
-from mollify_core.evaluation import cells, measure, row, summarise
+from mollify_core.measure.evaluation import cells, measure, row, summarise
+from mollify_core.mollification import degrade, schedule
+from mollify_core.normalise import Normalise
+from mollify_core.provenance import commit, versions
 from mollify_core.recipe import Mollify, Recipe
-from mollify_core.targets import Normalise
-from mollify_core.train import training_data
 from mollify_core.training import Training
-from sweeps.provenance import commit, versions
+from mollify_core.training_data import training_data
 
 DATASET = "digits"  # or "cifar10", "cifar100", "tin": fetched once, then the same cells run on them
 
@@ -184,12 +185,12 @@ plt.show()
 # %%
 figure, (density, strengths) = plt.subplots(1, 2, figsize=(9, 3))
 for b, color in {2: BLUE, 4: GREEN, 9: ORANGE}.items():
-    drawn = schedule.beta_times(100_000, 1, b, rng.generator(0, "times", b))
+    drawn = rng.beta_times(100_000, 1, b, rng.generator(0, "times", b))
     density.plot(t, b * (1 - t) ** (b - 1), color=color, label=f"Beta(1, {b}), mean {1 / (1 + b):.2f}")
     density.hist(drawn, bins=50, density=True, color=color, alpha=0.15)
 density.set(xlabel="time t", ylabel="density", title="density of t (bars: drawn)", ylim=(0, 6))
 density.legend()
-drawn = schedule.beta_times(100_000, 1, 2, rng.generator(0, "times", 2))
+drawn = rng.beta_times(100_000, 1, 2, rng.generator(0, "times", 2))
 strength = {
     "noise": schedule.noise_strength(schedule.noise_level(drawn)),
     "blur": schedule.blur_strength(schedule.blur_scale(drawn, 0.3, side), side),

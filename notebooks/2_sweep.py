@@ -31,7 +31,7 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 
 import sweeps
-from sweeps.provenance import commit, versions
+from mollify_core.provenance import commit, versions
 
 ROOT = Path(sweeps.__file__).resolve().parents[1]
 SWEEP = Path("runs/notebook")

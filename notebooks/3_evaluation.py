@@ -31,17 +31,18 @@ import torch
 from matplotlib.ticker import PercentFormatter
 
 import sweeps
-from mollify_core import calibration, rng
+from mollify_core import rng
 from mollify_core.classifier import Classifier
 from mollify_core.corruptions.benchmark import GROUPS
 from mollify_core.corruptions.suite import corrupt
 from mollify_core.datasets import prepare
-from mollify_core.evaluation import measure
-from mollify_core.training import split_rows
-from sweeps.provenance import commit, versions
+from mollify_core.measure import calibration
+from mollify_core.measure.evaluation import measure
+from mollify_core.provenance import commit, versions
+from mollify_core.training_data import split_rows
 
 with warnings.catch_warnings(action="ignore"):  # tqdm would like ipywidgets
-    from sweeps.models import find
+    from mollify_sweeps.evaluation.models import find
 
 torch.set_num_threads(1)  # the same numbers on any number of cores
 ROOT = Path(sweeps.__file__).resolve().parents[1]

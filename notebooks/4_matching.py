@@ -24,18 +24,22 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from matplotlib.ticker import PercentFormatter
 
-from mollify_core import matching, rng
+from mollify_core import rng
 from mollify_core.classifier import Classifier
 from mollify_core.datasets import prepare
-from mollify_core.distortions import KINDS, Distortions, distort
-from mollify_core.evaluation import cells, distortion, measure, row, summarise
-from mollify_core.nmi import normalized_mutual_information
+from mollify_core.labels import smooth
+from mollify_core.matching.distortions import KINDS, Distortions, distort
+from mollify_core.matching.nmi import normalized_mutual_information
+from mollify_core.matching.strength import epsilon
+from mollify_core.matching.strength import strength as label_strength
+from mollify_core.measure.evaluation import cells, distortion, measure, row, summarise
+from mollify_core.provenance import commit, versions
 from mollify_core.recipe import Matching, Recipe
-from mollify_core.train import training_data
 from mollify_core.training import Training
-from sweeps.provenance import commit, versions
+from mollify_core.training_data import training_data
 
 DATASET = "digits"  # or "cifar10", "cifar100", "tin": fetched once, then the same cells run on them
 
@@ -159,9 +163,9 @@ nmi = normalized_mutual_information(original, blurred)
 targets = {}
 for spread in ("all", "others"):
     config = Matching(arm="matching", spread=spread)
-    strength = matching.strength(matching.epsilon(nmi, config), classes, config)
-    targets[f'spread="{spread}"'] = matching.dense_targets(torch.tensor([3]), strength, classes)[0].tolist()
-print(f"blur at d = {level}: NMI {nmi.item():.3f}, epsilon {matching.epsilon(nmi, config).item():.3f}")
+    strength = label_strength(epsilon(nmi, config), classes, config)
+    targets[f'spread="{spread}"'] = smooth(F.one_hot(torch.tensor([3]), classes).float(), strength)[0].tolist()
+print(f"blur at d = {level}: NMI {nmi.item():.3f}, epsilon {epsilon(nmi, config).item():.3f}")
 pd.DataFrame(targets).T.style.format(precision=3)
 
 # %% [markdown]
@@ -174,7 +178,7 @@ figure, panels = plt.subplots(1, 4, figsize=(13, 2.6), sharey=True)
 for kind, panel in zip(KINDS, panels, strict=True):
     image = distort(x, kind, uniform, Distortions(), rng.generator(0, kind))
     for (name, bins), color in zip({"64 bins": 64, "8 bins": 8}.items(), (COLORS[0], COLORS[2]), strict=True):
-        eps = matching.epsilon(normalized_mutual_information(x, image, bins), Matching(arm="matching"))
+        eps = epsilon(normalized_mutual_information(x, image, bins), Matching(arm="matching"))
         style = {"bins": 20, "range": (0, 1), "histtype": "step", "lw": 1.8, "color": color}
         panel.hist(eps, label=f"{name}, mean {eps.mean():.2f}", **style)
     panel.set(title=kind, xlabel="ε")

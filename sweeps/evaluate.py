@@ -5,18 +5,18 @@ This is the only program that reads the test set and the fifteen corruptions of 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import textwrap
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mollify_core.errors import MollifyError
-from sweeps import environment
-from sweeps.arguments import Parser, data_options
+from mollify_core.datasets.options import add_data_options, data_options
+from mollify_core.program import Parser, guarded
+from mollify_sweeps.cli import options
+from mollify_sweeps.cli.program import BROKE
+from mollify_sweeps.cluster import environment
 
 _EPILOG = """
 a MODEL is a path or an s3:// URI, or LABEL=PATH, of
@@ -34,33 +34,19 @@ Every finished cell is kept: the same command again continues where it was cut o
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser; every option says what it does and its default."""
     p = Parser(
         prog="sweeps/evaluate.py",
         description="Measure trained models on the test set, clean, under 15 (+ 4) corruptions of 5 severities, and "
         "under the 4 distortions of information matching: error, calibration, robustness, as a table, a summary and "
         "plots.",
-        epilog=textwrap.dedent(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=_EPILOG,
     )
     p.add_argument("models", nargs="+", metavar="MODEL", help="see below")
-    data_options(p)
+    add_data_options(p)
     g = p.add_argument_group("what is measured")
-    g.add_argument(
-        "--corruptions",
-        default="auto",
-        metavar="SOURCE",
-        help="official (the published arrays), made (made here from the test images), none, or auto: official when "
-        "they are on this machine, else made (default: auto)",
-    )
-    g.add_argument(
-        "--corruption-dir",
-        metavar="DIR",
-        help="the official arrays or archive (CIFAR-10-C …) are here: download nothing",
-    )
-    g.add_argument("--frost-dir", metavar="DIR", help="photographs for the corruption `frost`, when made here")
+    options.measured_options(g)
     g.add_argument("--no-extra", action="store_true", help="leave out the four corruptions that tuning may see")
     g.add_argument(
         "--levels",
@@ -79,7 +65,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="distort normalised images, as the paper's script does by mistake; for comparison with its figures",
     )
-    g.add_argument("--images", type=int, metavar="N", help="use about N test images, stratified (default: all)")
     g.add_argument("--reference", metavar="LABEL", help="the model that mCE and differences refer to (default: plain)")
     g.add_argument("--seed", type=int, default=0, metavar="N", help="of the corruptions' and distortions' noise")
 
@@ -89,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     g.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     g.add_argument("--address", metavar="ADDR", help="spread the cells over this Ray cluster (`auto`: this machine's)")
+    g.add_argument("--study-url", metavar="URL", help="of a sweep's study, when it is a database with a password")
     g.add_argument("--out", metavar="DIR", help="where the results go (default: runs/evaluate-<hash of the models>)")
     return p
 
@@ -96,19 +82,36 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Evaluates models; returns the exit code: 0 done, 1 it broke, 2 bad input, 130 stopped by the user."""
     environment.set_defaults()  # before Ray is imported
-    try:
-        args = parser().parse_args(argv)
-        if args.threads:
-            os.environ["OMP_NUM_THREADS"] = str(args.threads)  # before torch is imported
-        from sweeps.evaluation import run
+    stopped = "\nstopped; the same command continues, finished cells are kept"
+    return guarded(lambda: _run(argv), broke=BROKE, stopped=stopped)
 
-        return run(args)
-    except MollifyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RuntimeError) else 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues, finished cells are kept", file=sys.stderr)
-        return 130
+
+def _run(argv: list[str] | None) -> int:
+    args = parser().parse_args(argv)
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # before torch is imported
+    from mollify_sweeps.evaluation.evaluate import evaluate  # slow to import: --help answers at once
+    from mollify_sweeps.evaluation.options import Evaluation, Place, TestOptions
+
+    return evaluate(
+        Evaluation(
+            models=tuple(args.models),
+            data=data_options(args),
+            test=TestOptions(
+                args.corruptions, args.corruption_dir, args.frost_dir, extra=not args.no_extra, images=args.images
+            ),
+            levels=args.levels,
+            distortions=args.distortions,
+            published=args.published_distortions,
+            precision=args.precision,
+            batch=args.batch_size,
+            seed=args.seed,
+            reference=args.reference,
+            place=Place(args.device, args.threads, args.address),
+            study_url=args.study_url,
+            out=args.out,
+        )
+    )
 
 
 if __name__ == "__main__":

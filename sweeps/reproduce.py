@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from sweeps import program
-from sweeps.arguments import Parser, data_options, running_options
+from mollify_core.datasets.options import add_data_options
+from mollify_core.program import Parser
+from mollify_sweeps.cli import options, program
 
 _EPILOG = """
 grids:
@@ -43,14 +43,12 @@ The same command continues; one with more blocks, augmentations or seeds adds th
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser; every option says what it does and its default."""
     p = Parser(
         prog="sweeps/reproduce.py",
         description="Train and measure the experiments of both papers, with seeds, intervals and tests.",
-        epilog=textwrap.dedent(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=_EPILOG,
     )
     p.add_argument("grid", choices=("mollification", "matching"), help="see below")
     g = p.add_argument_group("which runs")
@@ -79,22 +77,12 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting (repeatable)")
 
     g = p.add_argument_group("what is measured")
-    g.add_argument("--images", type=int, metavar="N", help="use about N test images, stratified (default: all)")
-    g.add_argument(
-        "--corruptions",
-        default="auto",
-        metavar="SOURCE",
-        help="official, made (here, with the published strengths), none, or auto: official when they are on this "
-        "machine, else made (default: auto)",
-    )
-    g.add_argument("--corruption-dir", metavar="DIR", help="the official arrays or archive are here")
-    g.add_argument("--frost-dir", metavar="DIR", help="photographs for the corruption `frost`, when made here")
+    options.measured_options(g)
 
-    data_options(p.add_argument_group("data"))
-    g = running_options(p)
+    add_data_options(p.add_argument_group("data"))
+    g = options.running_options(p)
     g.add_argument("--plan", dest="dry_run", action="store_true", help="the same as --dry-run")
-    # What only a search has; --submit looks at these.
-    p.set_defaults(program="sweeps/reproduce.py", confirm=None, name=None, space=None, recipe=None)
+    p.set_defaults(program="sweeps/reproduce.py")
     return p
 
 
@@ -104,9 +92,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from sweeps.reproduction import run  # slow to import: --help answers at once
+    from mollify_sweeps.driver.reproduce import Reproduction, reproduce  # slow to import: --help answers at once
+    from mollify_sweeps.evaluation.options import TestOptions
 
-    return run(args)
+    return reproduce(
+        Reproduction(
+            running=options.running(args),
+            grid=args.grid,
+            protocol=args.protocol,
+            datasets=tuple(name for name in (args.data or "").split(",") if name),
+            blocks=args.blocks,
+            augmentations=tuple(args.augmentations.split(",")) if args.augmentations else None,
+            seeds=args.seeds,
+            seed=args.seed,
+            training=options.training(args),
+            test=TestOptions(args.corruptions, args.corruption_dir, args.frost_dir, extra=False, images=args.images),
+        )
+    )
 
 
 if __name__ == "__main__":

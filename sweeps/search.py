@@ -10,11 +10,107 @@ import argparse
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: make the packages importable, and sweeps/ itself not
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from sweeps import program
-from sweeps.arguments import parser
+from mollify_core.datasets.options import add_data_options
+from mollify_core.program import Parser
+from mollify_sweeps.cli import options, program
+
+_EPILOG = """
+examples:
+  python sweeps/search.py --dataset digits
+      a complete small sweep: minutes on two CPU cores, nothing to download
+  python sweeps/search.py --dataset cifar100 --trials 60 --epochs 30
+      CIFAR-100 on every GPU of this machine; downloads the official archive once
+  python sweeps/search.py --dataset ./photos --image-size 64
+      images of your own: a folder with one folder per class (or train and test folders with these)
+  python sweeps/search.py --dataset cifar10 --objective corrupted_nll,clean_error
+      two objectives: a Pareto front (nothing is pruned then)
+  python sweeps/search.py --dataset cifar10 --space space.yaml --storage s3://bucket/sweeps
+      a space of your own, checkpoints in object storage
+
+The same command again continues a sweep that was stopped or killed; --trials may have grown.
+Trial 0 is always the paper's default schedule and trial 1 plain training, so every sweep says whether it was worth it.
+Only training images are used: part of them is held out for validation, the test set is never read.
+"""
+
+
+def parser() -> Parser:
+    """The parser; every option says what it does and its default."""
+    p = Parser(
+        prog="sweeps/search.py",
+        description="Search the mollification schedule of an image classifier: Ray Tune runs the trials, each a Ray "
+        "Train TorchTrainer on Ray Data shards; Optuna proposes them.",
+        epilog=_EPILOG,
+    )
+    g = p.add_argument_group("data")
+    g.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="digits, cifar10, cifar100 or tin (TinyImageNet); or the path of a folder with one folder of images per class",
+    )
+    g.add_argument("--image-size", type=int, metavar="N", help="scale the images of such a folder to N x N pixels")
+    add_data_options(g)
+
+    g = p.add_argument_group("what each trial trains")
+    g.add_argument("--network", metavar="NAME", help="see `python -m mollify_core.networks` (default: by data set)")
+    g.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs of a trial that is not pruned (default: by data set)"
+    )
+    g.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per step, over all workers (default: by data set)"
+    )
+    g.add_argument(
+        "--train-fraction", type=float, metavar="F", help="use this share of the images, stratified (default: 1)"
+    )
+    g.add_argument("--seed", type=int, metavar="N", help="seed of everything (default: the recipe's, 0)")
+    g.add_argument("--preset", metavar="NAME", help="start from a paper's set-up, see `python -m mollify_core.presets`")
+    g.add_argument("--recipe", metavar="FILE", help="start from this recipe (.json or .yaml) instead of the defaults")
+    g.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe (repeatable)"
+    )
+
+    g = p.add_argument_group("search")
+    g.add_argument(
+        "--trials", type=int, metavar="N", help="trials in all, the two references included (default: by data set)"
+    )
+    g.add_argument(
+        "--objective",
+        default="corrupted_nll",
+        metavar="NAME[,NAME]",
+        help="what is minimised on validation: corrupted_ or clean_ with nll, error or ece (default: corrupted_nll)",
+    )
+    g.add_argument(
+        "--space", metavar="FILE", help="YAML: which settings are searched, in which ranges (default: built in)"
+    )
+    g.add_argument(
+        "--sampler", default="tpe", metavar="NAME", help="tpe, random, gp, cmaes, nsga2 or grid (default: tpe)"
+    )
+    g.add_argument(
+        "--grid-points", type=int, default=3, metavar="N", help="values of each range in a grid (default: 3)"
+    )
+    g.add_argument(
+        "--pruner",
+        default="hyperband",
+        metavar="NAME",
+        help="hyperband, none, median or percentile (default: hyperband)",
+    )
+    g.add_argument(
+        "--confirm",
+        type=int,
+        metavar="K",
+        help="then train the K best recipes and the two references with further seeds, and say what they can tell",
+    )
+    g.add_argument("--seeds", type=int, default=3, metavar="S", help="seeds of each recipe to confirm (default: 3)")
+
+    g = options.running_options(p)
+    g.add_argument("--name", metavar="NAME", help="of the sweep (default: made of its settings)")
+
+    g = p.add_argument_group("from a laptop to a cluster")
+    p.set_defaults(program="sweeps/search.py")
+    return p
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +119,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from sweeps.driver import run  # slow to import: --help answers at once
+    from mollify_sweeps.driver.search import search  # slow to import: --help answers at once
+    from mollify_sweeps.plan.options import Confirm, Search
 
-    return run(args)
+    return search(
+        Search(
+            running=options.running(args),
+            dataset=args.dataset,
+            training=options.training(args),
+            seed=args.seed,
+            preset=args.preset,
+            recipe=args.recipe,
+            trials=args.trials,
+            objectives=tuple(name.strip() for name in args.objective.split(",") if name.strip()),
+            space=args.space,
+            sampler=args.sampler,
+            pruner=args.pruner,
+            grid_points=args.grid_points,
+            confirm=Confirm(args.confirm, args.seeds),
+            name=args.name,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests that start workers must not fight over them
@@ -10,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests that start wor
 import numpy as np
 import pytest
 
-FIXTURES = Path(__file__).parent / "fixtures"
+from places import FIXTURES
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,15 @@ def digits(cache: Path):
     from mollify_core.datasets import prepare
 
     return prepare("digits")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte, where this process may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -10,7 +10,9 @@ import jupytext
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
+from places import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 BY_NAME = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mollify_core.datasets.load import Prepared
-from mollify_core.datasets.prepare import prepare
+from mollify_core.datasets.options import DataOptions, add_data_options, data_options
 from mollify_core.datasets.specs import CORRUPTED, DATASETS
-from mollify_core.errors import ConfigError, MollifyError
+from mollify_core.errors import ConfigError
+from mollify_core.program import Parser, guarded
 
 if TYPE_CHECKING:
-    from mollify_core.datasets.corrupted import PreparedCorrupted
+    from mollify_core.datasets.corrupted_official import PreparedCorrupted
 
 _CORRUPTED = {spec.name: dataset for dataset, spec in CORRUPTED.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, 2 after an error of the user's, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m mollify_core.datasets", description="Data sets.")
+    return guarded(lambda: _run(argv), stopped="interrupted; the same command continues")
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m mollify_core.datasets", description="Data sets.")
     command = parser.add_subparsers(dest="command", required=True).add_parser(
         "prepare", help="fetch a data set, check it, and write it to the cache"
     )
@@ -30,33 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"{', '.join(DATASETS)}; their published corruptions {', '.join(_CORRUPTED)}; or the path of a folder "
         "with one folder of images per class",
     )
-    command.add_argument("--data-dir", metavar="DIR", help="read the official files or archive here, download nothing")
     command.add_argument("--image-size", type=int, metavar="N", help="of a folder of images: scale them to N pixels")
-    command.add_argument("--cache-dir", metavar="DIR", help="default: $MOLLIFY_CACHE, else ~/.cache/mollify")
-    command.add_argument("--mirror", metavar="URL", action="append", default=[], help="try this address first")
-    command.add_argument("--allow-unverified", action="store_true", help="take files that are not the official ones")
-    options = parser.parse_args(arguments)
-    try:
-        text = _corrupted(options) if options.name in _CORRUPTED else _dataset(options)
-    except MollifyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    print(text)
+    add_data_options(command)
+    args = parser.parse_args(argv)
+    data = data_options(args)
+    if args.name not in _CORRUPTED:
+        print(_dataset(data.prepare(args.name, args.image_size)))
+    elif args.image_size is not None:
+        raise ConfigError(f"Expected no image size for {args.name}, but got {args.image_size}")
+    else:
+        print(_corrupted(args.name, data))
     return 0
 
 
-def _dataset(options: argparse.Namespace) -> str:
-    prepared: Prepared = prepare(
-        options.name,
-        data_dir=options.data_dir,
-        image_size=options.image_size,
-        cache_dir=options.cache_dir,
-        mirrors=options.mirror,
-        allow_unverified=options.allow_unverified,
-    )
+def _dataset(prepared: Prepared) -> str:
     manifest, spec = prepared.manifest, prepared.spec
     state = "verified" if prepared.official else "your own" if prepared.verified else "unverified"
     lines = {
@@ -71,19 +62,17 @@ def _dataset(options: argparse.Namespace) -> str:
     return _summary(f"{spec.name} ({state})", lines)
 
 
-def _corrupted(options: argparse.Namespace) -> str:
-    from mollify_core.datasets.corrupted import prepare_corrupted
+def _corrupted(name: str, data: DataOptions) -> str:
+    from mollify_core.datasets.corrupted_official import prepare_corrupted
 
-    if options.image_size is not None:
-        raise ConfigError(f"Expected no image size for {options.name}, but got {options.image_size}")
     prepared: PreparedCorrupted = prepare_corrupted(
-        _CORRUPTED[options.name],
-        data_dir=options.data_dir,
-        cache_dir=options.cache_dir,
-        mirrors=options.mirror,
-        allow_unverified=options.allow_unverified,
+        _CORRUPTED[name],
+        data_dir=data.data_dir,
+        cache_dir=data.cache_dir,
+        mirrors=data.mirrors,
+        allow_unverified=data.allow_unverified,
     )
-    manifest, spec = prepared.manifest, CORRUPTED[_CORRUPTED[options.name]]
+    manifest, spec = prepared.manifest, CORRUPTED[_CORRUPTED[name]]
     lines = {
         "images": f"{manifest['n']} under {len(manifest['types'])} corruptions at 5 severities, "
         f"{_size(spec.image_shape)}",

@@ -30,7 +30,8 @@ def folder_spec(name: str, path: Path, side: int) -> DatasetSpec:
     Raises:
         DataError: there are fewer than two classes, or a class has too few images.
     """
-    names, train, _ = _rows(FolderFiles(path))
+    files, listed = _listed(path)
+    names, train, _ = listed
     return DatasetSpec(
         name=name,
         classes=len(names),
@@ -40,22 +41,28 @@ def folder_spec(name: str, path: Path, side: int) -> DatasetSpec:
         augment=("flip", "crop"),
         validation_fraction=0.2 if len(train) < _FEW else 0.1,
         checksums={},
-        source=ImageFolder(path),
+        source=ImageFolder(path, (files, listed)),
     )
 
 
-def source(dataset: DatasetSpec, path: Path) -> Source:
-    """The images in `path`."""
-    files = FolderFiles(path)
-    listed = _rows(files)
+def source(dataset: DatasetSpec, folder: ImageFolder) -> Source:
+    """The images in a folder."""
+    files, listed = folder.listed or _listed(folder.path)
     side = dataset.image_shape[-1]
     checksum = files.checksum([name for name, _ in (*listed[1], *listed[2])])
     return Source(
-        str(path.resolve()), {f"all at {side} pixels": checksum}, partial(_parse, dataset.name, files, side, listed)
+        str(folder.path.resolve()),
+        {f"all at {side} pixels": checksum},
+        partial(_parse, dataset.name, files, side, listed),
     )
 
 
 _Listed = tuple[list[str], list[tuple[str, int]], list[tuple[str, int]]]
+
+
+def _listed(path: Path) -> tuple[FolderFiles, _Listed]:
+    files = FolderFiles(path)
+    return files, _rows(files)
 
 
 def _rows(files: FolderFiles) -> _Listed:

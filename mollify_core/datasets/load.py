@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,16 +95,7 @@ class Prepared:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if split not in SPLITS:
-            raise ConfigError(f"Unknown split {split!r}{nearest(split, SPLITS)}")
-        path = self.folder / f"{split}.parquet"
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"Cannot read {str(path)!r}; delete its folder to have it prepared again: {reason}"
-            ) from None
+        table = self._read(split, lambda path: pq.read_table(path, page_checksum_verification=True))
         kind = pa.fixed_shape_tensor(pa.uint8(), self.spec.image_shape)
         size = kind.storage_type.list_size
         chunks = []
@@ -113,6 +105,12 @@ class Prepared:
             )
             chunks.append(pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(pixels, size)))
         return table.set_column(0, "image", pa.chunked_array(chunks, kind))
+
+    def labels(self, split: str) -> np.ndarray:
+        """(n,) int64 classes of one split, without its images; raises as `table` does."""
+        import pyarrow.parquet as pq
+
+        return self._read(split, lambda path: pq.read_table(path, columns=["label"]))["label"].to_numpy()
 
     def tensors(self, split: str) -> ImageSet:
         """One split in memory of its own, writable; raises as `table` does."""
@@ -125,3 +123,36 @@ class Prepared:
             images[start : start + len(chunk)].numpy()[:] = chunk.to_numpy_ndarray()
             start += len(chunk)
         return ImageSet(images, torch.from_numpy(table["label"].to_numpy().copy()))
+
+    def select(self, split: str, rows: np.ndarray) -> ImageSet:
+        """The rows `rows`, (m,) integers, in that order; nothing is read but the groups of rows that hold them."""
+        import numpy as np
+        import pyarrow.parquet as pq
+        import torch
+
+        def read(path: Path) -> pa.Table:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                ends = np.cumsum(sizes)
+                groups = np.unique(np.searchsorted(ends, rows, side="right"))
+                held = np.concatenate([np.arange(ends[group] - sizes[group], ends[group]) for group in groups])
+                return file.read_row_groups(groups.tolist()).take(np.searchsorted(held, rows))
+
+        table = self._read(split, read)
+        pixels = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8)
+        images = torch.from_numpy(pixels.reshape(-1, *self.spec.image_shape).copy())
+        return ImageSet(images, torch.from_numpy(table["label"].to_numpy().copy()))
+
+    def _read(self, split: str, read: Callable[[Path], pa.Table]) -> pa.Table:
+        import pyarrow as pa
+
+        if split not in SPLITS:
+            raise ConfigError(f"Unknown split {split!r}{nearest(split, SPLITS)}")
+        path = self.folder / f"{split}.parquet"
+        try:
+            return read(path)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"Cannot read {str(path)!r}; delete its folder to have it prepared again: {reason}"
+            ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,15 @@ class ImageArchive(Download):
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of one's own with one folder of images per class, see `mollify_core.datasets.folder`."""
+    """A folder of one's own with one folder of images per class, see `mollify_core.datasets.folder`.
+
+    Attributes:
+        path: the folder.
+        listed: its files, as they were listed when it was looked up; None lists them when it is read.
+    """
 
     path: Path
+    listed: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,17 @@
 """`python -m mollify_core.networks`: a table of every network's parameters and multiply-adds per image."""
 
-import argparse
 import sys
 
-from mollify_core.errors import MollifyError
 from mollify_core.networks.costs import describe
+from mollify_core.program import Parser, guarded
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m mollify_core.networks", description=__doc__)
+    parser = Parser(prog="python -m mollify_core.networks", description=__doc__)
     parser.add_argument("--classes", type=int, default=10, help="number of outputs (default: %(default)s)")
     parser.add_argument("--side", type=int, default=32, help="image side in pixels (default: %(default)s)")
     args = parser.parse_args()
-    try:
-        costs = describe(args.classes, (3, args.side, args.side))
-    except MollifyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    costs = describe(args.classes, (3, args.side, args.side))
     print(f"{'network':<14}{'parameters':>14}{'multiply-adds':>18}")
     for cost in costs:
         print(f"{cost.name:<14}{cost.parameters:>14,}{cost.multiply_adds:>18,}")
@@ -24,4 +19,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

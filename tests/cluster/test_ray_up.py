@@ -29,9 +29,10 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+
+from places import ROOT
 from servers import PostgreSQL, free_port, juicefs, listening
 
-ROOT = Path(__file__).parents[2]
 TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "mount")
 ADDRESSES = {"head": "10.77.0.1", "worker": "10.77.0.2", "late": "10.77.0.3"}  # the last one comes in mid-sweep
 HERE = "10.77.0.254"

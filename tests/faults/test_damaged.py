@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import SHORT, Sweep, in_trial
 from pyarrow import fs
 
+from harness import SHORT, Sweep, in_trial
 from mollify_core import checkpoint
 
 LOCAL = fs.LocalFileSystem()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+
 from harness import DIGITS, Sweep, in_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

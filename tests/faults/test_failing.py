@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+
 from harness import DIGITS, SHORT, Sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

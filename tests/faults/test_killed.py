@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import bucket
+
 from harness import LONG, QUIET, SHORT, Process, Sweep, descendants, in_trial, stopped
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -72,7 +73,7 @@ def test_driver_killed_at_random_moments(sweep: Make, unbroken: Make, figure):
 def imports(one: Sweep) -> float:
     """Seconds that a fresh training process needs for its imports, now."""
     started = time.monotonic()
-    code = "import ray, ray.train.torch, ray.tune, sweeps.trial"
+    code = "import ray, ray.train.torch, ray.tune, mollify_sweeps.trial.actor"
     subprocess.run([sys.executable, "-c", code], cwd=one.folder, check=True)
     return time.monotonic() - started
 

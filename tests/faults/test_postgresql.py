@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from harness import LONG, SHORT, Sweep, in_trial
 from servers import PostgreSQL
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import bucket
+
 from harness import DIGITS, PATIENCE, Sweep, descendants
 
 CANARIES = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from harness import PATIENCE, SHORT, Sweep, in_trial, stopped
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

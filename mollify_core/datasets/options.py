@@ -1,0 +1,80 @@
+"""Where a data set comes from, as every program is told it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mollify_core.datasets.specs import DatasetSpec, ImageFolder
+
+if TYPE_CHECKING:
+    from mollify_core.datasets.load import Prepared
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where a data set comes from; see `preparation.prepare` for what each means.
+
+    Attributes:
+        data_dir: the official files, or the folder of images, are here.
+        cache_dir: where prepared data is kept.
+        mirrors: addresses to try first.
+        allow_unverified: take files that are not the official ones.
+    """
+
+    data_dir: str | None = None
+    cache_dir: str | None = None
+    mirrors: tuple[str, ...] = ()
+    allow_unverified: bool = False
+
+    def spec(self, name: str, image_size: int | None = None) -> DatasetSpec:
+        """The data set called `name`; raises as `lookup.spec` does."""
+        from mollify_core.datasets.lookup import spec
+
+        return spec(name, data_dir=self.data_dir, image_size=image_size)
+
+    def prepare(self, dataset: str | DatasetSpec, image_size: int | None = None) -> Prepared:
+        """The data set, ready to be read; raises as `preparation.prepare` does."""
+        from mollify_core.datasets.preparation import prepare
+
+        return prepare(
+            dataset,
+            data_dir=self.data_dir,
+            image_size=image_size,
+            cache_dir=self.cache_dir,
+            mirrors=self.mirrors,
+            allow_unverified=self.allow_unverified,
+        )
+
+    def flags(self, dataset: DatasetSpec) -> list[str]:
+        """The words that tell another program where this data set is."""
+        source = dataset.source
+        data_dir = str(source.path) if isinstance(source, ImageFolder) else self.data_dir
+        flags: list[str] = []
+        for flag, value in (("--data-dir", data_dir), ("--cache-dir", self.cache_dir)):
+            flags += [flag, value] if value else []
+        return flags + ["--allow-unverified"] * self.allow_unverified
+
+
+def add_data_options(g: argparse._ActionsContainer) -> None:
+    """Adds the options that say where a data set comes from, the same for every program."""
+    g.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="take the official files, or the folder of images, from here instead of downloading them",
+    )
+    g.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="take files whose checksum is not the official one; every output says so",
+    )
+    g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
+    g.add_argument(
+        "--cache-dir", metavar="DIR", help="where prepared data is kept (default: $MOLLIFY_CACHE or ~/.cache/mollify)"
+    )
+
+
+def data_options(args: argparse.Namespace) -> DataOptions:
+    """What those options say."""
+    return DataOptions(args.data_dir, args.cache_dir, tuple(args.mirror), args.allow_unverified)

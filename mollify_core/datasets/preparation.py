@@ -1,0 +1,195 @@
+"""From source files to Parquet: find or fetch them, check them, and write them once into the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from mollify_core.datasets import cache as disk
+from mollify_core.datasets import digits, folder, pickles, tinyimagenet
+from mollify_core.datasets.download import Progress, download, progress_bar
+from mollify_core.datasets.load import SPLITS, Prepared
+from mollify_core.datasets.lookup import spec
+from mollify_core.datasets.source import Arrays, Source
+from mollify_core.datasets.specs import DatasetSpec, ImageArchive, ImageFolder, PickleArchive
+from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
+
+ROWS_PER_GROUP = 5_000  # what a Parquet reader can take on its own
+
+
+def prepare(
+    name: str | DatasetSpec,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    cache_dir: str | Path | None = None,
+    mirrors: Sequence[str] = (),
+    allow_unverified: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """The data set `name`, ready to be read; fetched, checked and written to the cache if it is not there yet.
+
+    Args:
+        name: a key of `DATASETS`, the path of a folder of images, any name for the folder of images in `data_dir`, or a
+            specification of one's own.
+        data_dir: where the files are, instead of downloading them: their folder, its parent, a folder with the
+            official archive, or the archive. Nothing is written there.
+        image_size: side in pixels for a folder of images; None for every other data set.
+        cache_dir: where prepared data go; default $MOLLIFY_CACHE, else ~/.cache/mollify.
+        mirrors: http or https addresses to try before the built-in ones: of the archive, or of the folder with it.
+        allow_unverified: take source files that are not the official ones; `Prepared.verified` is then false.
+        progress: called with (bytes done, bytes in total or None) during a download, with (images done, images in
+            total) while images are decoded; default a bar on a terminal.
+
+    Raises:
+        ConfigError: the data set is unknown, or an argument does not fit it.
+        ChecksumError: a source file is not the official one.
+        DataError: a source file is missing, damaged, or of another form than expected, or a download failed.
+        StorageError: the cache cannot be written.
+    """
+    dataset = spec(name, data_dir=data_dir, image_size=image_size) if isinstance(name, str) else name
+    origin = dataset.source
+    cache = disk.cache_folder(cache_dir)
+    if isinstance(origin, ImageFolder):
+        return _build(cache, dataset, folder.source(dataset, origin), allow_unverified, progress)
+    if origin is None:
+        if data_dir is not None:
+            raise ConfigError(
+                f"Expected no data folder for {dataset.name}, which scikit-learn brings along, "
+                f"but got {str(data_dir)!r}"
+            )
+    else:
+        urls = disk.addresses(origin.filename, mirrors, (*origin.mirrors, origin.url))
+        if data_dir is not None:
+            path = Path(data_dir).expanduser()
+            found = _find(dataset, origin, path, str(path.resolve()))
+            return _build(cache, dataset, found, allow_unverified, progress)
+    official = cache / disk.key(dataset.name, dataset.checksums)
+    ready = _open(official, dataset)
+    if ready is not None:
+        return ready
+    with disk.storage(cache), disk.locked(cache / f".{dataset.name}.lock"):
+        ready = _open(official, dataset)  # another process may have been first
+        if ready is not None:
+            return ready
+        if origin is None:
+            return _build(cache, dataset, digits.source(), allow_unverified, progress)
+        path = cache / origin.filename
+        with nullcontext(progress) if progress else progress_bar(origin.filename) as callback:
+            download(urls, origin.md5, path, progress=callback)
+        found = _find(dataset, origin, path, f"official {origin.filename}")
+        prepared = _build(cache, dataset, found, allow_unverified, progress)
+        path.unlink()
+        return prepared
+
+
+def _find(dataset: DatasetSpec, archive: PickleArchive | ImageArchive, path: Path, where: str) -> Source:
+    if isinstance(archive, PickleArchive):
+        return pickles.source(dataset, archive, path, where)
+    return tinyimagenet.source(dataset, archive, path, where)
+
+
+def _build(
+    cache: Path, dataset: DatasetSpec, source: Source, allow_unverified: bool, progress: Progress | None
+) -> Prepared:
+    """Checks the source files and writes them into the cache, unless they have been already."""
+    wrong = {name: md5 for name, md5 in dataset.checksums.items() if source.checksums.get(name) != md5}
+    for name, md5 in wrong.items():
+        if not allow_unverified:
+            raise ChecksumError(
+                f"Expected {name!r} of {dataset.name} from {source.where} to have the official md5 {md5}, but got "
+                f"{source.checksums.get(name, 'its unpacked files')}; --allow-unverified takes it anyway"
+            )
+    place = cache / disk.key(dataset.name, source.checksums)
+    ready = _open(place, dataset)
+    if ready is not None:
+        return ready
+    with disk.storage(cache), disk.locked(place.with_name(f".{place.name}.lock")):
+        ready = _open(place, dataset)
+        if ready is None:
+            _write(place, dataset, source, not wrong, progress)
+            ready = _open(place, dataset)
+    if ready is None:
+        raise StorageError(f"Cannot read back what was written to {str(place)!r}")
+    return ready
+
+
+def _open(place: Path, dataset: DatasetSpec) -> Prepared | None:
+    """What is prepared in `place`; None when there is nothing, or something damaged."""
+    manifest = disk.read_manifest(place, dataset.name)
+    if manifest is None:
+        return None
+    if not dataset.mean:
+        dataset = dataclasses.replace(dataset, mean=tuple(manifest["mean"]), std=tuple(manifest["std"]))
+    return Prepared(dataset, place, manifest)
+
+
+def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, progress: Progress | None) -> None:
+    arrays, class_names = source.read(progress)
+    mean, std = _measure(arrays["train"][0])
+    if not dataset.std and min(std) == 0:
+        raise DataError(f"Expected training images in {source.where!r} to differ, but a channel is the same everywhere")
+    manifest = {
+        "verified": verified,
+        "source": source.where,
+        "source_md5": source.checksums,
+        "counts": {split: len(labels) for split, (_, labels) in arrays.items()},
+        "class_names": class_names,
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean) or mean,
+        "std": list(dataset.std) or std,
+        "measured_mean": mean,
+        "measured_std": std,
+        "fingerprint": _fingerprint(arrays),
+    }
+    with disk.draft(place) as draft:
+        for split in SPLITS:
+            _write_parquet(draft / f"{split}.parquet", *arrays[split])
+        disk.write_manifest(draft, dataset.name, manifest)
+
+
+def _write_parquet(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pixels = pa.py_buffer(np.ascontiguousarray(images))
+    image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(images[0].size), len(images), [None, pixels])
+    table = pa.table({"image": image, "label": labels, "index": np.arange(len(labels), dtype=np.int64)})
+    pq.write_table(
+        table,
+        path,
+        row_group_size=ROWS_PER_GROUP,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+
+
+def _measure(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of images (n, C, H, W) uint8 scaled to [0, 1]."""
+    total, squares = np.zeros(images.shape[1]), np.zeros(images.shape[1])
+    for start in range(0, len(images), 1000):  # sums of whole numbers below 2**53: exact, so equal on every machine
+        block = images[start : start + 1000].astype(np.float32)
+        total += block.sum((0, 2, 3), dtype=np.float64)
+        squares += np.square(block).sum((0, 2, 3), dtype=np.float64)
+    count = images.size // images.shape[1]
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    return [round(value / 255, 6) for value in mean.tolist()], [round(value / 255, 6) for value in std.tolist()]
+
+
+def _fingerprint(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        images, labels = arrays[split]
+        digest.update(json.dumps([split, list(images.shape)]).encode())
+        digest.update(np.ascontiguousarray(images).data)
+        digest.update(labels.astype("<i8").data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,4 @@
+"""What models are judged by: per-image metrics, calibration, validation, cells of an evaluation, and statistics.
+
+Its card: MEASURE.md. Others may import `metrics`, `calibration`, `validation`, `evaluation`, `statistics`.
+"""

@@ -1,0 +1,152 @@
+"""What a few seeds, or many images, allow to be said: means with intervals, and paired differences.
+
+Trials of one seed share their initial weights and the order of their images, so recipes are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mollify_core.errors import DataError
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        value: the mean.
+        low, high: ends of the interval; NaN where there is none.
+        count: number of seeds, or of images.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def spans_zero(self) -> bool:
+        """Whether the interval holds 0: as a difference it tells nothing apart."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A recipe minus the one it is compared with, over the seeds that both have.
+
+    Attributes:
+        mean: of the differences, with its interval, which is not corrected.
+        p: of the paired t test, two-sided; NaN below two seeds.
+        corrected: the same after Holm's correction for all comparisons made together.
+    """
+
+    mean: Mean
+    p: float
+    corrected: float
+
+    @property
+    def told(self) -> bool:
+        """Whether the data tell the two apart: the corrected p is below 5 %."""
+        return self.corrected < LEVEL
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """The mean of a number per seed, its interval by Student's t; without one below two seeds.
+
+    Raises:
+        ValueError: there is no number.
+    """
+    if not len(values):
+        raise ValueError("Expected a number for at least one seed, but got none")
+    sample = np.asarray(values, dtype=np.float64)
+    centre, count = float(sample.mean()), len(sample)
+    if count < 2:
+        return Mean(centre, math.nan, math.nan, count)
+    from scipy import stats  # slow to import
+
+    half = float(stats.t.ppf(1 - LEVEL / 2, count - 1) * sample.std(ddof=1) / math.sqrt(count))
+    return Mean(centre, centre - half, centre + half, count)
+
+
+def paired_interval(first: np.ndarray, second: np.ndarray) -> Mean:
+    """Mean of first - second over images, and its 95 % interval by the normal approximation of paired differences.
+
+    Args:
+        first, second: (images,) float, image by image; at least two.
+
+    Raises:
+        DataError: they do not have the same images.
+    """
+    if first.shape != second.shape or first.ndim != 1 or first.size < 2:
+        raise DataError(
+            f"Expected per-image values of the same images, but got shapes {first.shape} and {second.shape}"
+        )
+    difference = first.astype(np.float64) - second
+    half = statistics.NormalDist().inv_cdf(0.975) * difference.std(ddof=1) / math.sqrt(difference.size)
+    mean = float(difference.mean())
+    return Mean(mean, mean - float(half), mean + float(half), difference.size)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` independent images.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
+    """
+    z = statistics.NormalDist().inv_cdf(0.975)
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return middle - half, middle + half
+
+
+def compare(
+    values: Mapping[str, Mapping[int, float]], pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Difference]:
+    """Paired differences first - second for each pair of recipes.
+
+    Args:
+        values: recipe -> seed -> its number.
+        pairs: which to compare; Holm's correction (Holm 1979) is over all of them that have two seeds in common.
+
+    Returns:
+        The pairs that have a seed in common.
+    """
+    means: dict[tuple[str, str], Mean] = {}
+    raw: dict[tuple[str, str], float] = {}
+    for pair in pairs:
+        first, second = (values[name] for name in pair)
+        common = sorted(first.keys() & second.keys())
+        if common:
+            differences = [first[seed] - second[seed] for seed in common]
+            means[pair] = mean(differences)
+            raw[pair] = _paired_t(differences)
+    corrected = _holm(raw)
+    return {pair: Difference(means[pair], raw[pair], corrected[pair]) for pair in means}
+
+
+def _paired_t(differences: Sequence[float]) -> float:
+    """p of Student's t test that the mean difference is 0; NaN below two, 1 or 0 where all are equal."""
+    if len(differences) < 2:
+        return math.nan
+    if len(set(differences)) == 1:
+        return 1.0 if differences[0] == 0 else 0.0
+    from scipy import stats
+
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _holm(p: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    """Holm's step-down correction; NaN stays NaN and does not count."""
+    tested = sorted((pair for pair in p if not math.isnan(p[pair])), key=lambda pair: p[pair])
+    result, highest = dict.fromkeys(p, math.nan), 0.0
+    for rank, pair in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - rank) * p[pair]))
+        result[pair] = highest
+    return result

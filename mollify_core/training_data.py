@@ -1,0 +1,58 @@
+"""What a model is trained on: which rows of a data set fit, which validate, and all of them on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mollify_core.datasets import Prepared
+from mollify_core.datasets.load import ImageSet
+from mollify_core.datasets.split import stratified_split, stratified_subset
+from mollify_core.measure.validation import ValidationSet
+from mollify_core.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model is trained on.
+
+    Attributes:
+        fit: the images to fit, on the worker's device; the same on every worker.
+        validation: held-out images, clean and corrupted, on the device.
+        classes: number of classes.
+        mean, std: per channel, of images in [0, 1].
+        fingerprint: of the data set's content; a resumed run must see the same.
+    """
+
+    fit: ImageSet
+    validation: ValidationSet
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
+    """(fit, validation): sorted row numbers of the official training images that a recipe trains and validates on."""
+    config = recipe.data
+    fit, validation = stratified_split(labels, config.validation_fraction, config.split_seed, fingerprint)
+    subset = stratified_subset(labels[fit], config.train_fraction, config.split_seed, fingerprint)
+    return fit[subset], validation
+
+
+def training_data(recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu") -> TrainingData:
+    """All images that a recipe trains and validates on, resident on `device`."""
+    images = prepared.tensors("train")
+    fit, validation = split_rows(images.labels.numpy(), recipe, prepared.fingerprint)
+    chosen = images.select(fit)
+    spec = prepared.spec
+    return TrainingData(
+        fit=type(images)(chosen.images.to(device), chosen.labels.to(device)),
+        validation=ValidationSet.make(images.select(validation), seed=recipe.data.split_seed, device=device),
+        classes=spec.classes,
+        mean=spec.mean,
+        std=spec.std,
+        fingerprint=prepared.fingerprint,
+    )

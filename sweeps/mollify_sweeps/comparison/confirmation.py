@@ -1,0 +1,202 @@
+"""`--confirm K --seeds S`: the best recipes of a search and its two references, trained again with further seeds.
+
+The best of a search is the best on its own validation images with one seed, so part of its advantage is luck. Seeds
+that the search has not seen show what is left of it. The validation images are the same as before; only an evaluation
+on the test set is free of that choice too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from mollify_core.errors import ConfigError
+from mollify_core.measure import statistics
+from mollify_core.measure.statistics import Difference, Mean
+from mollify_core.recipe import Recipe
+from mollify_sweeps.display.charts import difference_row, interval_chart
+from mollify_sweeps.display.page import Section, bullets, figure, paragraph, table
+from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, points, shown
+from mollify_sweeps.plan import runs, settle
+from mollify_sweeps.plan.options import Confirm, Search
+from mollify_sweeps.plan.runs import Run
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.report.words import METRICS
+from mollify_sweeps.study.results import REFERENCES, Results
+
+SUFFIX = "-confirm"
+
+
+def check(confirm: Confirm) -> None:
+    """Raises a ConfigError when the options of a confirmation are wrong."""
+    if confirm.best is not None and confirm.best < 1:
+        raise ConfigError(f"Expected --confirm to be at least 1, but got {confirm.best}")
+    if confirm.seeds < 2:
+        raise ConfigError(
+            f"Expected --seeds to be at least 2, but got {confirm.seeds}: one seed says nothing of chance"
+        )
+
+
+def settle_again(sweep: Sweep, study: optuna.Study, options: Search) -> Sweep:
+    """The sweep `<name>-confirm`: the best recipes of a search and its references, with seeds that it has not seen."""
+    base, first = sweep.base, sweep.base.seed + 1
+    assert options.confirm.best is not None
+    references = runs.references(
+        chosen(sweep, study, options.confirm.best), range(first, first + options.confirm.seeds)
+    )
+    return settle.sweep(
+        options.running,
+        base,
+        sweep.prepared.spec,
+        objectives=sweep.setup.description.objectives,
+        searched=runs.NOTHING,
+        references=references,
+        trials=len(references),
+        name=sweep.name + SUFFIX,
+    )
+
+
+def chosen(sweep: Sweep, study: optuna.Study, count: int) -> list[Run]:
+    """The references and the `count` best recipes that the search found, as many as it has, the best first."""
+    base = sweep.base
+    found = [Run(r.name, _settings(base, base.with_({**r.params, **r.settings}))) for r in sweep.setup.references]
+    for trial in Results(study).completed:
+        run = Run(f"trial {trial.number}", _settings(base, Recipe.from_dict(trial.user_attrs["recipe"])))
+        if len(found) < count + len(sweep.setup.references) and run.settings not in [other.settings for other in found]:
+            found.append(run)
+    return found
+
+
+def _settings(base: Recipe, recipe: Recipe) -> dict[str, object]:
+    """What a recipe sets otherwise than the base."""
+    return {name: recipe.get(name) for name in {**base.changed(), **recipe.changed()} if name != "seed"}
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What further seeds show, on the first objective.
+
+    Attributes:
+        results: of the confirming sweep.
+        found: recipe's name -> seed -> its completed trial; the search's recipes first, the best of them first.
+        values: the same, with the objective's final value in place of the trial.
+        compared: (recipe, reference) -> their paired difference, also of the two references.
+    """
+
+    results: Results
+    found: dict[str, dict[int, FrozenTrial]]
+    values: dict[str, dict[int, float]]
+    compared: dict[tuple[str, str], Difference]
+
+
+def read(study: optuna.Study) -> Confirmation:
+    """What the study of a confirming sweep says; it may still run."""
+    found = runs.completed(study)
+    values = {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()}
+    others = sorted(
+        (n for n in found if n not in REFERENCES), key=lambda n: statistics.mean([*values[n].values()]).value
+    )
+    pairs = [(n, r) for n in others for r in REFERENCES if r in found]
+    pairs += [("paper", "plain")] if REFERENCES.keys() <= found.keys() else []
+    names = [*others, *(r for r in REFERENCES if r in found)]
+    compared = statistics.compare(values, pairs)
+    return Confirmation(Results(study), {n: found[n] for n in names}, {n: values[n] for n in names}, compared)
+
+
+def summary(confirmation: Confirmation) -> str:
+    """The text of confirmation.md: which recipes are better than the references, as far as seeds tell."""
+    sweep, metric = confirmation.results.sweep, confirmation.results.metric
+    lines = [] if sweep.verified else [f"> **{UNVERIFIED}.**", ""]
+    lines += [f"# Confirmation of {sweep.name.removesuffix(SUFFIX)}", ""]
+    lines += [f"- {text}" for text in verdicts(confirmation)]
+    lines += ["", "## Means over seeds", "", markdown(*_means(confirmation)), "", _MEANS]
+    lines += ["", f"## Differences in {label(metric, difference=True)}, paired by seed", ""]
+    lines.append(markdown(*_differences(confirmation)))
+    return "\n".join([*lines, "", _TEST, "", note(confirmation), ""])
+
+
+def section(confirmation: Confirmation) -> Section:
+    """The same, as a section of the sweep's page."""
+    metric = confirmation.results.metric
+    rows = [difference_row(f"{one} - {other}", metric, d.mean) for (one, other), d in confirmation.compared.items()]
+    parts = [bullets(verdicts(confirmation))]
+    if rows:
+        what = f"difference in {label(metric, difference=True)}"
+        chart = interval_chart("Differences between recipes", rows, what, width=620)
+        parts.append(figure(chart, "Mean over seeds and its 95 % interval; left of the line is better."))
+    parts += [table(*_means(confirmation), _MEANS), table(*_differences(confirmation), _TEST)]
+    return Section("Confirmed with further seeds", [*parts, paragraph(note(confirmation), "note")])
+
+
+def verdicts(confirmation: Confirmation) -> list[str]:
+    """A sentence for each recipe of the search: its value, and whether the references are told from it."""
+    metric, sentences = confirmation.results.metric, []
+    for name, values in confirmation.values.items():
+        if name in REFERENCES:
+            continue
+        words: dict[str, list[str]] = {}
+        for reference, text in REFERENCES.items():
+            difference = confirmation.compared.get((name, reference))
+            p = "" if difference is None or math.isnan(difference.p) else f" (corrected p = {difference.corrected:.2g})"
+            if difference is None:
+                said = "there is no common seed to compare it with"
+            elif math.isnan(difference.p):
+                said = "one seed cannot tell it from"
+            elif difference.told:
+                said = f"it is {'better' if difference.mean.value < 0 else 'worse'} than"
+            else:
+                said = "these seeds cannot tell it from"
+            words.setdefault(said, []).append(text + p)
+        told = "; ".join(f"{said} {' or '.join(texts)}" for said, texts in words.items())
+        mean = statistics.mean([*values.values()])
+        sentences.append(f"{name}: {label(metric)} {interval(metric, mean)}; {told}.")
+    return sentences or ["No recipe of the search has completed."]
+
+
+def interval(metric: str, mean: Mean, sign: str = "") -> str:
+    """A mean, with its interval when it has one."""
+    text = shown(metric, mean.value, sign)
+    if math.isnan(mean.low):
+        return text
+    return f"{text} ({shown(metric, mean.low, sign)} to {shown(metric, mean.high, sign)})"
+
+
+_MEANS = "In brackets: 95 % intervals over seeds (Student's t)."
+_TEST = "Student's paired t test, with Holm's correction for all rows of this table."
+
+
+def _means(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
+    metric = confirmation.results.metric
+    metrics = [metric, *(m for m in METRICS if m != metric and not m.endswith(("top5_error", "brier")))]
+    rows = []
+    for name, trials in confirmation.found.items():
+        measured = [trial.user_attrs.get("metrics", {}) for trial in trials.values()]
+        cells = [
+            interval(m, statistics.mean([a[m] for a in measured])) if all(m in a for a in measured) else NONE
+            for m in metrics
+        ]
+        rows.append([name, str(len(measured)), *cells])
+    return ["", "seeds", *map(label, metrics)], rows
+
+
+def _differences(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
+    metric, rows = confirmation.results.metric, []
+    for (first, second), d in confirmation.compared.items():
+        p = [NONE, NONE] if math.isnan(d.p) else [f"{d.p:.2g}", f"{d.corrected:.2g}"]
+        told = "yes" if d.told else "no"
+        rows.append([f"{first} - {second}", str(d.mean.count), interval(metric, d.mean, "+"), *p, told])
+    unit = " (points)" if points(metric) else ""
+    return ["", "seeds", f"mean{unit} (95 % interval)", "p", "corrected p", "told apart"], rows
+
+
+def note(confirmation: Confirmation) -> str:
+    """What the seeds cannot say."""
+    few = min(map(len, confirmation.found.values()), default=0)
+    return (
+        f"With {few} seeds only large differences can be told; that two are not told apart does not mean that they are "
+        "equal. Validation images are those of the search: `python sweeps/evaluate.py` on this sweep measures the same "
+        "on the test set."
+    )

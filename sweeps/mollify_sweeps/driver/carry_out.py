@@ -1,0 +1,96 @@
+"""Carries out a settled sweep: finds its study, shows the plan, and runs what is left of it under a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import optuna
+from rich.console import Console
+
+from mollify_sweeps.plan import runs
+from mollify_sweeps.plan.options import Confirm
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.plan.table import show_plan
+from mollify_sweeps.study import claim, snapshots
+from mollify_sweeps.study.database import check_same, finished
+from mollify_sweeps.study.description import described
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How far a sweep was carried.
+
+    Attributes:
+        sweep: as it was carried out.
+        study: its study; None where there is none yet.
+        code: the exit code to end with; None when the sweep has all it needs.
+    """
+
+    sweep: Sweep
+    study: optuna.Study | None
+    code: int | None
+
+
+def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: Confirm | None = None) -> Carried:
+    """Shows the plan of a sweep and runs what is left of it.
+
+    Args:
+        console: where to.
+        sweep: what is run.
+        dry_run: only show the plan.
+        confirm: what comes after it, for the plan.
+
+    Raises:
+        MollifyError: it cannot be run, or it broke.
+    """
+    sweep, study = _existing(console, sweep)
+    sweep = runs.widened(sweep, study)
+    left = sweep.setup.trials - finished(study)
+    show_plan(console, sweep, study, confirm)
+    if dry_run:
+        return Carried(sweep, study, 0)
+    if study is not None and left <= 0:
+        console.print(f"\nSweep {sweep.name} is finished: it has all its {sweep.setup.trials} trials.")
+        return Carried(sweep, study, None)
+    sweep.store.check_writable()
+    sweep.local.mkdir(parents=True, exist_ok=True)
+    with claim.locked(sweep.local):
+        study = study or sweep.setup.location.make(sweep.setup.description)
+        with _signed(console, sweep, study) as still_ours:
+            from mollify_sweeps.driver.tune import Stopped, execute  # Ray is slow to import
+
+            try:
+                execute(sweep, console, still_ours)
+            except Stopped as stop:
+                console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
+                # To be copied: neither broken at the terminal's edge nor read as markup.
+                console.print(f"  {sweep.command}", highlight=False, markup=False, soft_wrap=True)
+                return Carried(sweep, study, 130)
+    return Carried(sweep, study, None)
+
+
+def _signed(console: Console, sweep: Sweep, study: optuna.Study) -> AbstractContextManager[Callable[[], None]]:
+    """A claim that other machines see, where the study is on a server that they reach."""
+    if sweep.setup.location.file is not None:
+        return nullcontext(lambda: None)
+    return claim.signed(study, sweep.local, lambda text: console.print(text, highlight=False, soft_wrap=True))
+
+
+def _existing(console: Console, sweep: Sweep) -> tuple[Sweep, optuna.Study | None]:
+    """The study of this sweep, when there is one; its snapshot on storage takes the place of an older or lost one."""
+    location, own = sweep.setup.location, sweep.setup.description
+    restored = snapshots.restore(sweep.store, location, sweep.name, lambda: claim.locked(sweep.local))
+    if restored:
+        console.print(f"[yellow]![/] {restored}", highlight=False, soft_wrap=True)
+    if location.file is not None and not location.file.exists():
+        return sweep, None
+    study = location.load(sweep.name)
+    if study is None:
+        return sweep, None
+    check_same(study, own)
+    known = described(study)
+    if known is not None and known.created is not None:  # trackers know it by that
+        sweep = replace(sweep, setup=replace(sweep.setup, description=replace(own, created=known.created)))
+    return sweep, study

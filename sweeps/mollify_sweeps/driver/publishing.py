@@ -1,0 +1,108 @@
+"""The report of a sweep that has ended: built once, on storage, in the terminal, and in wandb."""
+
+from __future__ import annotations
+
+import functools
+import io
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from rich.console import Console
+
+from mollify_sweeps.display.page import Section
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.report.build import build, write_page
+from mollify_sweeps.report.terminal import print_result
+from mollify_sweeps.storage.patience import retry
+from mollify_sweeps.storage.store import trial_folder
+from mollify_sweeps.study.results import Results
+from mollify_sweeps.tracking.wandb_runs import publish
+
+
+class Publication:
+    """The report of one sweep. A context: at its end wandb gets the report, as it then is, once.
+
+    Attributes:
+        sweep, study: what it is about.
+        page: where report.html lies.
+    """
+
+    def __init__(self, sweep: Sweep, study: optuna.Study) -> None:
+        self.sweep, self.study = sweep, study
+        self.page = f"{sweep.store.uri}/report/report.html"
+        self._store = sweep.store / "report"
+        self._folder = tempfile.TemporaryDirectory(prefix="mollify-report-")
+        self._built = False
+
+    def __enter__(self) -> Publication:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._folder as folder:
+            if self._built:
+                publish(
+                    Path(folder),
+                    sweep=self.sweep.setup.description,
+                    local=self.sweep.local,
+                    mode=self.sweep.following.wandb,
+                    project=self.sweep.following.project,
+                    notice=lambda text: print(f"! {text}"),
+                )
+
+    def build(self, console: Console) -> int | None:
+        """Writes the report to storage and prints it; returns the number of the best trial."""
+        self._seen: dict[str, Any] = {
+            "per_image": _per_image(self.sweep, self.study),
+            "evaluation": _tested(self.sweep, there=True),
+            "commands": _commands(self.sweep),
+        }
+        built = build(self.study, Path(self._folder.name), **self._seen)
+        self._store.upload(Path(self._folder.name))
+        self._built = True
+        print_result(console, self.study, report_uri=self.page, commands=_commands(self.sweep))
+        return built.best
+
+    def add(self, section: Section, name: str, text: str) -> None:
+        """Puts a section right after the page's answer, and the same as text into a file of its own."""
+        folder = Path(self._folder.name)
+        write_page(Results(self.study), folder, **self._seen, extra=[section])
+        (folder / name).write_text(text, encoding="utf-8")
+        for changed in ("report.html", name):
+            retry(functools.partial(self._store.write, changed, (folder / changed).read_bytes()))
+
+
+def _commands(sweep: Sweep) -> list[tuple[str, str]]:
+    """What a user may do next: (description, command), without a password."""
+    best, flags = "best_recipe.json", sweep.data_flags
+    recipe = f"{sweep.store.uri}/report/{best}" if sweep.store.local else best
+    commands = [
+        ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.description.study_url])),
+        ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
+        ("train the best again, alone", shlex.join(["python", "-m", "mollify_core.train", recipe, *flags])),
+    ]
+    tested = _tested(sweep)
+    if tested:
+        words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
+        commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
+    return [*commands, ("search on", str(sweep.command.with_trials(2 * sweep.setup.trials)))]
+
+
+def _tested(sweep: Sweep, there: bool = False) -> Path | None:
+    """Where a measurement on the test set is looked for; `there`: None unless there is one."""
+    path = sweep.store.local / "evaluation" / "evaluation.parquet" if sweep.store.local else None
+    return path if path and (path.is_file() or not there) else None
+
+
+def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndarray]]:
+    """Values over the validation images of the trials that are compared image by image."""
+    result = {}
+    for trial in Results(study).compared.values():
+        data = retry(functools.partial(sweep.store.read, f"{trial_folder(trial.number)}/validation.npz"))
+        if data:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                result[trial.number] = dict(arrays)
+    return result

@@ -1,0 +1,88 @@
+"""How a sweep is stopped from outside, and gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import mollify_sweeps
+from mollify_core.errors import ConfigError, SweepError
+from mollify_sweeps.inspection.state import PROGRAMS, SweepStatus
+from mollify_sweeps.study import claim
+
+_STOP_PATIENCE = 120.0
+
+
+def stop(sweep: SweepStatus, patience: float = _STOP_PATIENCE) -> None:
+    """Asks the driver of a sweep to stop, as Ctrl-C does, and waits until it has, for so many seconds.
+
+    Raises:
+        ConfigError: no driver runs, or it is not a process of this machine or this user.
+        SweepError: it has not stopped in time; it still may.
+    """
+    if sweep.state != "running" or sweep.beside is None:
+        raise ConfigError(f"Expected a running sweep to stop, but {sweep.name!r} is {sweep.state}")
+    folder = Path(sweep.beside)
+    if sweep.pid is None or sweep.host != socket.gethostname() or not _has_open(sweep.pid, folder / "driver.lock"):
+        where = f"on {sweep.host}" if sweep.host and sweep.host != socket.gethostname() else "on another machine"
+        process = f"process {sweep.pid}" if sweep.pid else "its driver"
+        raise ConfigError(f"Sweep {sweep.name!r} runs {where}; stop {process} there")
+    try:
+        os.kill(sweep.pid, signal.SIGTERM)
+    except PermissionError:
+        raise ConfigError(f"Sweep {sweep.name!r} is run by process {sweep.pid} of another user") from None
+    deadline = time.monotonic() + patience
+    while claim.driver_of(folder) is not None:
+        if time.monotonic() > deadline:
+            raise SweepError(f"Process {sweep.pid} was asked to stop and has not yet after {patience:.0f} s")
+        time.sleep(0.2)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open: it may be of another machine or container, whose numbers mean nothing here."""
+    if not Path("/proc/self/fd").is_dir():
+        return True
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.samefile(path):
+                    return True
+    return False
+
+
+def command_of(sweep: SweepStatus) -> str:
+    """The command that goes on with a sweep, to be typed.
+
+    Raises:
+        ConfigError: it was not kept.
+    """
+    if sweep.command is None or sweep.program not in PROGRAMS:
+        raise ConfigError(f"The command of sweep {sweep.name!r} was not kept; repeat the one that started it")
+    command = shlex.join(["python", sweep.program, *sweep.command])
+    return f"cd {shlex.quote(sweep.folder)} && {command}" if sweep.folder else command
+
+
+def go_on(sweep: SweepStatus) -> None:
+    """Becomes the command that goes on with a sweep; does not return.
+
+    Raises:
+        ConfigError: it was not kept, is not whole, cannot be run here, or runs already.
+    """
+    command = command_of(sweep)
+    assert sweep.command is not None
+    if sweep.state == "running":
+        process = f"process {sweep.pid}" if sweep.pid else "a process elsewhere"
+        raise ConfigError(f"Expected a sweep that does not run, but {sweep.name!r} is being run by {process}")
+    if ":***@" in command:
+        raise ConfigError("The password in --study-url was not kept; type the command with it")
+    if sweep.folder and not Path(sweep.folder).is_dir():
+        raise ConfigError(f"Sweep {sweep.name!r} was started in {sweep.folder!r}, which is not on this machine")
+    os.chdir(sweep.folder or ".")
+    program = str(Path(mollify_sweeps.__path__[0]).resolve().parents[1] / sweep.program)
+    os.execv(sys.executable, [sys.executable, program, *sweep.command])

@@ -1,0 +1,172 @@
+"""What a user says of a sweep, as typed values: where its data is, on what it runs, where it is kept, what it searches."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, replace
+
+from mollify_core.datasets.options import DataOptions
+from mollify_sweeps.cluster.workers import Workers
+
+
+@dataclass(frozen=True)
+class Resources:
+    """On what trials run.
+
+    Attributes:
+        workers: processes per trial, or their range.
+        cpus: of each, and torch threads.
+        gpus: of each; None is 1 where there are GPUs, else 0.
+        pack: measure how many trials share a device.
+        at_most: trials at once; None sets no bound.
+        address: of a Ray cluster; None starts Ray here.
+    """
+
+    workers: Workers = Workers(1, 1)
+    cpus: int = 1
+    gpus: float | None = None
+    pack: bool = False
+    at_most: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where a sweep is kept.
+
+    Attributes:
+        storage: a folder or s3://bucket/prefix.
+        study_url: any Optuna storage URL; None is SQLite beside the results.
+    """
+
+    storage: str = "runs"
+    study_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Following:
+    """Who follows a sweep.
+
+    Attributes:
+        wandb: "online", "offline" or "off".
+        project: of wandb.
+        dashboard: port of Optuna's dashboard, 0 takes a free one; None serves none.
+    """
+
+    wandb: str = "offline"
+    project: str = "mollify"
+    dashboard: int | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line that was typed.
+
+    Attributes:
+        program: as in "sweeps/search.py".
+        words: its arguments.
+    """
+
+    program: str
+    words: tuple[str, ...]
+
+    def hiding(self, secret: str | None, shown: str) -> Command:
+        """The command with something else in the place of a secret."""
+        return replace(self, words=tuple(word.replace(secret, shown) if secret else word for word in self.words))
+
+    def with_trials(self, trials: int) -> Command:
+        """The command with another number of trials."""
+        words = list(self.words)
+        for i, word in enumerate(words):
+            if word == "--trials" or word.startswith("--trials="):
+                del words[i : i + (2 if word == "--trials" else 1)]
+                break
+        return replace(self, words=(*words, "--trials", str(trials)))
+
+    def __str__(self) -> str:
+        """As it is typed into a shell."""
+        return shlex.join(["python", self.program, *self.words])
+
+
+@dataclass(frozen=True)
+class Running:
+    """What every sweep is told, whatever it trains.
+
+    Attributes:
+        command: that says all this.
+        max_failures: end the sweep after so many trials failed by a bug.
+        dry_run: show the plan and stop.
+    """
+
+    command: Command
+    data: DataOptions = field(default_factory=DataOptions)
+    resources: Resources = field(default_factory=Resources)
+    keeping: Keeping = field(default_factory=Keeping)
+    following: Following = field(default_factory=Following)
+    max_failures: int = 5
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the trials of a sweep train, as far as the user says; what is None is left to recipe, preset or data set.
+
+    Attributes:
+        image_size: of a folder's images.
+        settings: "NAME=VALUE" of any other settings of the recipe.
+    """
+
+    network: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    train_fraction: float | None = None
+    image_size: int | None = None
+    settings: tuple[str, ...] = ()
+
+    def given(self, *names: str) -> dict[str, str | int | float]:
+        """Those of the named settings that the user has given."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """`--confirm`: train the best recipes and the references again.
+
+    Attributes:
+        best: how many of the best; None confirms nothing.
+        seeds: of each.
+    """
+
+    best: int | None = None
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `sweeps/search.py` is told.
+
+    Attributes:
+        dataset: a name, or the path of a folder of images.
+        seed: of everything; None is the recipe's.
+        preset, recipe: a paper's set-up, or the file of a recipe, to start from.
+        trials: in all; None is by data set.
+        objectives: what is minimised.
+        space: file of the search space; None is the built-in one.
+        sampler, pruner, grid_points: how it is searched.
+        name: of the sweep; None makes one out of its settings.
+    """
+
+    running: Running
+    dataset: str
+    training: Training = field(default_factory=Training)
+    seed: int | None = None
+    preset: str | None = None
+    recipe: str | None = None
+    trials: int | None = None
+    objectives: tuple[str, ...] = ("corrupted_nll",)
+    space: str | None = None
+    sampler: str = "tpe"
+    pruner: str = "hyperband"
+    grid_points: int = 3
+    confirm: Confirm = field(default_factory=Confirm)
+    name: str | None = None

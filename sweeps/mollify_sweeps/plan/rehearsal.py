@@ -1,0 +1,69 @@
+"""What a trial will take, from a few real steps and from the size of its network."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from mollify_core.checkpoint import KEEP
+from mollify_core.datasets import DatasetSpec, ImageSet
+from mollify_core.measure.validation import CELLS, ValidationSet
+from mollify_core.recipe import Recipe
+from mollify_core.training import Training
+from mollify_core.training_data import TrainingData
+from mollify_core.worker import Worker
+from mollify_sweeps.plan.placement import Placement
+
+_SECONDS, _STEPS = 8.0, 3  # that are timed at most
+
+
+def ready(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, device: torch.device) -> Training:
+    """A model in training on a few images, without any for validation.
+
+    Args:
+        recipe: what it trains.
+        sample: one batch of real images.
+        spec: their data set.
+        device: where.
+    """
+    images = ImageSet(sample.images.to(device), sample.labels.to(device))
+    nothing = ValidationSet(images.images[None, :0], images.labels[:0])
+    data = TrainingData(images, nothing, spec.classes, spec.mean, spec.std, "")
+    return Training(recipe, data, Worker(device=device))
+
+
+def seconds_per_trial(
+    recipe: Recipe, sample: ImageSet, spec: DatasetSpec, placement: Placement, n_fit: int, n_val: int
+) -> float | None:
+    """Estimates the training time of one trial by timing a few real steps here; None when its device is not here.
+
+    Args:
+        recipe: the base recipe.
+        sample: one batch of real images.
+        spec: their data set.
+        placement: says the device and the threads.
+        n_fit, n_val: number of fit and validation images.
+    """
+    if placement.gpus and not torch.cuda.is_available():
+        return None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(placement.cpus)
+    try:
+        training = ready(recipe, sample, spec, torch.device("cuda" if placement.gpus else "cpu"))
+        per_image = statistics.median(training.rehearse(_SECONDS, _STEPS)) / training.images_per_step
+    finally:
+        torch.set_num_threads(threads)
+    validation = 0.05 * n_fit * recipe.optim.epochs + n_val * CELLS / 3
+    return per_image / placement.workers.most * (n_fit * recipe.optim.epochs + validation)
+
+
+def checkpoint_bytes(recipe: Recipe, spec: DatasetSpec) -> int:
+    """What one trial keeps: weights and momentum, of the last checkpoints."""
+    from mollify_core import networks
+
+    with torch.device("meta"):
+        network = networks.build(recipe.model.network, spec.classes, spec.image_shape)
+    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    momentum = sum(p.numel() * 4 for p in network.parameters()) if recipe.optim.momentum else 0
+    return KEEP * (weights + momentum)

@@ -1,0 +1,64 @@
+"""Sweeps that search nothing: recipes that are given, each trained with several seeds.
+
+They run on the same engine as a search, as a study of references only, so they stop, continue and are looked at alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mollify_core.errors import ConfigError
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.study.space import Reference, Space
+
+NOTHING = Space({}, {})
+_SEED = ", seed "
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe that is trained with several seeds.
+
+    Attributes:
+        name: what it is called in tables.
+        settings: what differs from the base recipe.
+    """
+
+    name: str
+    settings: dict[str, Any]
+
+
+def references(runs: Sequence[Run], seeds: Sequence[int]) -> tuple[Reference, ...]:
+    """One trial for each run and seed; all runs of one seed come before those of the next, so comparisons come early.
+
+    Raises:
+        ConfigError: two runs have one name.
+    """
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Expected runs of different names, but got {max(names, key=names.count)!r} twice")
+    return tuple(Reference(f"{r.name}{_SEED}{seed}", {}, {**r.settings, "seed": seed}) for seed in seeds for r in runs)
+
+
+def widened(sweep: Sweep, study: optuna.Study | None) -> Sweep:
+    """A sweep of runs that also counts those which an earlier command asked for; they were promised too."""
+    if sweep.setup.space.searched:
+        return sweep
+    asked = {reference.name for reference in sweep.setup.references}
+    known = set() if study is None else {t.user_attrs["reference"] for t in study.get_trials(deepcopy=False)}
+    return dataclasses.replace(sweep, setup=dataclasses.replace(sweep.setup, trials=len(asked | known)))
+
+
+def completed(study: optuna.Study) -> dict[str, dict[int, FrozenTrial]]:
+    """Run -> seed -> its completed trial."""
+    found: dict[str, dict[int, FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        name, _, seed = trial.user_attrs["reference"].rpartition(_SEED)
+        found.setdefault(name, {})[int(seed)] = trial
+    return found

@@ -1,0 +1,269 @@
+"""What a command means: everything about a sweep that can be settled, or be wrong, before Ray starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from mollify_core import provenance
+from mollify_core.datasets import DatasetSpec
+from mollify_core.errors import ConfigError, nearest
+from mollify_core.measure.validation import check_objectives
+from mollify_core.presets import preset
+from mollify_core.recipe import Recipe, parse_setting
+from mollify_core.training import check_batch_size
+from mollify_core.training_data import split_rows
+from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
+from mollify_sweeps.plan import packing, rehearsal
+from mollify_sweeps.plan.options import Resources, Running, Search
+from mollify_sweeps.plan.placement import Placement, place
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.storage.store import STUDY, Store
+from mollify_sweeps.study import space
+from mollify_sweeps.study.database import Location
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.pruning import PRUNERS
+from mollify_sweeps.study.sampling import SAMPLERS
+from mollify_sweeps.study.setup import Setup
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 12},
+}
+_OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 50}
+
+
+def search(options: Search) -> Sweep:
+    """The sweep that `sweeps/search.py` is told to make.
+
+    Raises:
+        MollifyError: something is wrong; one sentence.
+    """
+    base, trials, spec = _base_recipe(options)
+    side = spec.image_shape[-1]
+    searched = space.load(options.space, base, side)
+    base = base.with_(searched.fixed)
+    if options.sampler == "grid":  # every point once, and the two references
+        points = math.prod(len(values) for values in searched.grid(options.grid_points).values()) + 2
+        trials = points if options.trials is None else min(options.trials, points)
+    objectives = check_objectives(options.objectives)
+    _check_search(options, searched, trials, objectives)
+    return sweep(
+        options.running,
+        base,
+        spec,
+        objectives=objectives,
+        searched=searched,
+        references=space.references(searched, base, side),
+        trials=trials,
+        sampler=options.sampler,
+        pruner=options.pruner if len(objectives) == 1 else "none",
+        grid_points=options.grid_points,
+        name=options.name,
+    )
+
+
+def sweep(
+    running: Running,
+    base: Recipe,
+    spec: DatasetSpec,
+    *,
+    objectives: tuple[str, ...],
+    searched: space.Space,
+    references: Sequence[space.Reference],
+    trials: int,
+    sampler: str = "random",
+    pruner: str = "none",
+    grid_points: int = 3,
+    name: str | None = None,
+    prefix: str = "",
+) -> Sweep:
+    """A sweep over a base recipe, with its data, its place to run and its place on storage.
+
+    Args:
+        running: the options about data, resources and storage.
+        base: what all trials vary.
+        spec: the data set.
+        objectives: what is minimised.
+        searched: the space.
+        references: trials that are run whatever the search finds, the first ones.
+        trials: in all.
+        sampler, pruner: their names.
+        grid_points: values of each range in a grid search.
+        name: of the sweep; None makes one out of its settings.
+        prefix: of such a name.
+
+    Raises:
+        MollifyError: something is wrong; one sentence.
+    """
+    checkpoint_bytes = rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
+    pack, nodes = _pack(running.resources), _nodes(running.resources)
+    placement = place(nodes, running.resources, trials)
+    check_batch_size(base, placement.workers.most)
+    prepared = running.data.prepare(spec, base.data.image_size)
+    fit, validation = split_rows(prepared.labels("train"), base, prepared.fingerprint)
+    sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
+    if pack:
+        placement = _packed(base, sample, prepared.spec, nodes, running.resources, trials)
+    description = Description(
+        name="",
+        fingerprint=prepared.fingerprint,
+        objectives=objectives,
+        base_recipe=base.to_dict(),
+        space=searched.describe(),
+        sampler=sampler,
+        pruner=pruner,
+        seed=base.seed,
+        dataset=base.data.dataset,
+        verified=prepared.verified,
+        network=base.model.network,
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    name = name or prefix + default_name(base, description.identity)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"Expected --name to be letters, digits, '.', '_' and '-', but got {name!r}")
+    store = Store(running.keeping.storage) / name
+    local = store.local or Path("runs").resolve() / name
+    secret = running.keeping.study_url
+    location = Location(secret) if secret else Location.of_file(local / STUDY)
+    description = dataclasses.replace(description, name=name, storage=store.uri, study_url=location.shown)
+    return Sweep(
+        prepared=prepared,
+        base=base,
+        store=store,
+        local=local,
+        setup=Setup(
+            location, description, base, searched, tuple(references), trials, grid_points, running.max_failures
+        ),
+        placement=placement,
+        seconds=rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation)),
+        checkpoint_bytes=checkpoint_bytes,
+        fit=len(fit),
+        validation=len(validation),
+        command=running.command.hiding(secret, location.shown),
+        data_flags=tuple(running.data.flags(prepared.spec)),
+        following=running.following,
+        address=running.resources.address,
+    )
+
+
+def default_name(base: Recipe, identity: dict[str, Any]) -> str:
+    """Made of the settings, so that the same command finds its sweep again and another one never does."""
+    settled = json.dumps({**identity, "base_recipe": base.hash}, sort_keys=True)
+    digest = hashlib.sha256(settled.encode()).hexdigest()[:6]
+    return f"{base.data.dataset}-{base.model.network}-{digest}"
+
+
+def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
+    """The recipe that trials vary, the number of trials, and what the data set is."""
+    if options.recipe and options.preset:
+        raise ConfigError("Expected --recipe or --preset, but got both")
+    recipe = Recipe.from_file(options.recipe) if options.recipe else Recipe()
+    training = options.training
+    size = recipe.data.image_size if training.image_size is None else training.image_size
+    spec = options.running.data.spec(options.dataset, size)
+    defaults = dict(_DEFAULTS.get(spec.name, _OTHER))
+    default_trials = defaults.pop("trials")
+    trials = default_trials if options.trials is None else options.trials
+    if not options.recipe:
+        recipe = recipe.with_(
+            dataset=spec.name, augment=spec.augment, validation_fraction=spec.validation_fraction, **defaults
+        )
+    elif recipe.data.dataset != spec.name:
+        raise ConfigError(
+            f"Recipe {options.recipe!r} is for {recipe.data.dataset!r}, but got --dataset {options.dataset}"
+        )
+    recipe = recipe.with_(image_size=size)
+    if options.preset:
+        recipe = recipe.with_(preset(options.preset))
+    recipe = recipe.with_(training.given("network", "epochs", "batch_size", "train_fraction"))
+    if options.seed is not None:
+        recipe = recipe.with_(seed=options.seed)
+    for name, value in given(training.settings, {"dataset": "--dataset", "image_size": "--image-size"}).items():
+        recipe = recipe.with_({name: value})
+    return recipe, trials, spec
+
+
+def given(items: Sequence[str], elsewhere: dict[str, str]) -> dict[str, Any]:
+    """The settings that `--set NAME=VALUE` gives.
+
+    Args:
+        items: the words.
+        elsewhere: setting -> the option that gives it instead.
+    """
+    settings = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"Expected --set NAME=VALUE, but got {item!r}")
+        if name in elsewhere:
+            raise ConfigError(f"Expected {elsewhere[name]}, but got --set {name}=…")
+        settings[name] = parse_setting(name, text)
+    return settings
+
+
+def _check_search(options: Search, searched: space.Space, trials: int, objectives: tuple[str, ...]) -> None:
+    if trials < 1:
+        raise ConfigError(f"Expected --trials to be at least 1, but got {trials}")
+    for flag, value in (("--grid-points", options.grid_points), ("--max-failures", options.running.max_failures)):
+        if value < 1:
+            raise ConfigError(f"Expected {flag} to be at least 1, but got {value}")
+    for flag, word, known in (
+        ("--sampler", options.sampler, SAMPLERS),
+        ("--pruner", options.pruner, PRUNERS),
+    ):
+        if word not in known:
+            raise ConfigError(f"Unknown {flag} {word!r}{nearest(word, known)}")
+    if len(objectives) > 1 and options.sampler == "cmaes":
+        raise ConfigError("Expected one objective for --sampler cmaes, but got several; tpe, gp and nsga2 take several")
+    numeric = [
+        n for n, d in searched.searched.items() if not isinstance(d, optuna.distributions.CategoricalDistribution)
+    ]
+    if options.sampler == "cmaes" and len(numeric) < 2:
+        raise ConfigError(f"Expected at least two ranges for --sampler cmaes, but got {len(numeric)}")
+
+
+def _pack(resources: Resources) -> bool:
+    """Whether the number of trials on a device is to be measured; raises a ConfigError where that cannot be."""
+    if not resources.pack:
+        return False
+    if resources.address is not None or not resources.workers.alone:
+        raise ConfigError("Expected --pack auto for trials of one worker on this machine: it is measured here")
+    if resources.cpus != 1 or resources.gpus is not None:
+        raise ConfigError("Expected --pack auto without --cpus-per-worker and --gpus-per-worker, which it chooses")
+    return True
+
+
+def _packed(
+    base: Recipe, sample: Any, spec: DatasetSpec, nodes: list[Node], resources: Resources, trials: int
+) -> Placement:
+    """Where trials run when as many share a device as train the most images together."""
+    packed = packing.choose(base, sample, spec, cores())
+    placement = place(nodes, dataclasses.replace(resources, cpus=packed.cpus, gpus=packed.gpus), trials)
+    return dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
+
+
+def _nodes(resources: Resources) -> list[Node]:
+    """The machines that trials may run on: this one, or a running cluster's and those that it may still start."""
+    if resources.address is None:
+        import torch
+
+        return [Node(cores(), torch.cuda.device_count())]
+    nodes = cluster_nodes(resources.address)
+    if resources.at_most and resources.at_most > 0:  # the autoscaler starts machines when trials wait for them
+        coming = resources.at_most * resources.workers.most
+        nodes += [Node(resources.cpus, resources.gpus or 0)] * coming
+    return nodes

@@ -1,0 +1,66 @@
+"""The plan of a sweep as a table: what runs, on what, how long it takes, and what it stores."""
+
+from __future__ import annotations
+
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from mollify_sweeps.display.text import duration, size
+from mollify_sweeps.plan.options import Confirm
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.study.database import finished
+
+
+def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, confirm: Confirm | None) -> None:
+    """Prints what is going to happen.
+
+    Args:
+        console: where to.
+        sweep: what is run.
+        study: what is there of it.
+        confirm: what comes after it.
+    """
+    base, place, setup = sweep.base, sweep.placement, sweep.setup
+    prepared, done = sweep.prepared, finished(study)
+    left = max(0, setup.trials - done)
+    table = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images")
+    if not prepared.verified:
+        table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
+    state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
+    searching, objectives = bool(setup.space.searched), setup.description.objectives
+    about = "; 0 is the paper's default schedule, 1 is plain training" if searching else ", a recipe and a seed each"
+    table.add_row("trials", state + about)
+    table.add_row("each", f"{base.model.network}, up to {base.optim.epochs} epochs, {base.optim.precision}")
+    if searching:
+        table.add_row("search", f"{setup.description.sampler} over {', '.join(setup.space.searched)}")
+        pruning = setup.description.pruner
+        if len(objectives) > 1:
+            pruning = "none (Optuna prunes on one objective only)"
+        table.add_row("minimise", f"{', '.join(objectives)} on validation; pruner {pruning}")
+    if confirm is not None and confirm.best:
+        more = (confirm.best + len(setup.references)) * confirm.seeds
+        table.add_row(
+            "confirm", f"then the {confirm.best} best and trials 0 and 1, {confirm.seeds} seeds each: {more} more"
+        )
+    table.add_row("a trial", f"{place.workers} on {place.device}, {place.cpus} CPU each")
+    if place.workers.elastic:
+        table.add_row("", "as many as the cluster has; the numbers then depend on when machines come and go")
+    if not place.workers.alone:
+        own = "BatchNorm over the images of all workers" if place.gpus else "BatchNorm over each worker's own images"
+        table.add_row("", own + ("" if place.gpus else ": PyTorch synchronises it on GPUs only"))
+    table.add_row("at once", f"{place.concurrent} trial{'s' * (place.concurrent > 1)} ({place.why})")
+    if sweep.seconds is None:
+        table.add_row("time", "unknown until the first epoch: the trials' device is not on this machine")
+    else:
+        total = sweep.seconds * -(-left // place.concurrent)
+        single = duration(sweep.seconds)
+        shortened = " (pruning shortens it)" if setup.description.pruner != "none" else ""
+        table.add_row("time", f"about {single} a trial, at most {duration(total)} in all{shortened}")
+    need = sweep.checkpoint_bytes * left
+    table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
+    table.add_row("study", setup.description.study_url)
+    console.print(table)

@@ -1,0 +1,166 @@
+"""What the reports of a sweep say in words and tables: the best recipe, and an honest answer to "was it worth it?".
+
+Everything is read from the study; a report of a running sweep is possible at any time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from mollify_core.measure.statistics import Mean, paired_interval
+from mollify_sweeps.display.text import label, points, scale, setting, shown
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.results import REFERENCES, Results
+
+PerImage = Mapping[int, Mapping[str, np.ndarray]]
+"""Trial number -> metric -> a value per validation image; see `build.build`."""
+TOP = 10  # trials in the tables
+METRICS = tuple(f"{k}_{m}" for k in ("clean", "corrupted") for m in ("nll", "error", "top5_error", "brier", "ece"))
+PAIRED_NOTE = "The intervals cover the choice of the validation images, not that of the training seed."
+
+
+def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
+    """What best_recipe.json says."""
+    sweep, attrs = results.sweep, best.user_attrs
+    keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
+    provenance = {"sweep": sweep.name, "trial": best.number, **{key: getattr(sweep, key) for key in keys}}
+    provenance |= {key: attrs[key] for key in ("threads", "device") if key in attrs}
+    return {"recipe": attrs["recipe"], "metrics": attrs.get("metrics", {}), "provenance": provenance}
+
+
+def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all, in the order in which they come first."""
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def verdict(results: Results) -> str:
+    """The best trial against the paper's schedule and plain training, on the first objective, in plain sentences."""
+    if not results.completed:
+        return "No trial has completed, so there is nothing to compare."
+    best, metric = results.compared["best"], results.metric
+    unit = " %" if scale(metric) == 100 else ""
+    own = best.user_attrs.get("reference")
+    text = f"Best of {len(results.completed)} completed trials: trial {best.number}"
+    text += f" ({REFERENCES[own]})" if own else ""
+    text += f", with a {label(metric, unit=False)} of {shown(metric, best.values[0])}{unit} on the validation images."
+    below = []
+    for name, words in REFERENCES.items():
+        other = results.compared.get(name)
+        if other is None:
+            reason = _why_missing(results, name)
+            text += f" There is no result of {words} ({reason}), so nothing can be said against it."
+        elif name == own:
+            text += f" The search found nothing better than {words}."
+        else:
+            gain = other.values[0] - best.values[0]
+            share = f" ({100 * gain / other.values[0]:.3g} %)" if other.values[0] > 0 else ""
+            value = f"trial {other.number}: {shown(metric, other.values[0])}{unit}"
+            below.append(f"{shown(metric, gain)}{points(metric)}{share} below {words} ({value})")
+    return text + (f" That is {' and '.join(below)}." if below else "")
+
+
+def _why_missing(results: Results, name: str) -> str:
+    for trial in results.trials:
+        if trial.user_attrs.get("reference") == name:
+            return ", ".join(
+                filter(None, [f"trial {trial.number} is {trial.state.name}", trial.user_attrs.get("failure")])
+            )
+    return "the sweep has no such trial"
+
+
+def comparison(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every validation metric of the compared trials, and by how much they differ from plain."""
+    measured = {name: trial.user_attrs.get("metrics", {}) for name, trial in results.compared.items()}
+    others = [name for name in measured if name != "plain" and "plain" in measured]
+    rows = []
+    for metric in sorted(union(measured.values()), key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)):
+        values = {name: m.get(metric) for name, m in measured.items()}
+        base = values.get("plain")
+        differences = [None if base is None or values[o] is None else values[o] - base for o in others]
+        row = [shown(metric, v) for v in values.values()] + [shown(metric, d, "+") for d in differences]
+        rows.append([label(metric), *row])
+    return ["validation", *measured, *(f"{name} - plain" for name in others)], rows
+
+
+def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str, str], Mean | None]:
+    """Pairs of different compared trials -> first - second by `paired_interval`; None where values are missing."""
+    trials = results.compared
+    found: dict[tuple[str, str], Mean | None] = {}
+    for pair in (("best", "plain"), ("best", "paper"), ("paper", "plain")):
+        if set(pair) <= trials.keys() and trials[pair[0]].number != trials[pair[1]].number:
+            first, second = (per_image.get(trials[name].number, {}).get(metric) for name in pair)
+            found[pair] = None if first is None or second is None else paired_interval(first, second)
+    return found
+
+
+def caveat(results: Results) -> str:
+    """How far the figures can be trusted."""
+    return (
+        f"Each figure comes from one training seed, and the best was chosen among {len(results.completed)} completed "
+        "trials by these same validation images, so its advantage is optimistic: confirm it with further seeds and on "
+        "the test set."
+    )
+
+
+def top_trials(results: Results, params: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the best trials on the first objective; with several objectives, all of the Pareto front."""
+    objectives = results.sweep.objectives
+    metrics = [m for m in ("clean_error", "corrupted_error") if m not in objectives]
+    rows = []
+    for trial in results.completed[:TOP] + [t for t in results.completed[TOP:] if t.number in results.front]:
+        attrs, used = trial.user_attrs, results.searched(trial)
+        notes = [attrs.get("reference"), "Pareto" if trial.number in results.front else None]
+        values = [*trial.values, *(attrs.get("metrics", {}).get(m) for m in metrics)]
+        cells = [shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
+        cells += [f"{attrs.get('seconds', math.nan) / 60:.1f}", *(setting(used.get(p)) for p in params)]
+        rows.append([" ".join([str(trial.number), *filter(None, notes)]), *cells])
+    return ["trial", *map(label, [*objectives, *metrics]), "minutes", *params], rows
+
+
+def tally(results: Results) -> str:
+    """How many trials there are, by state."""
+    counts = [f"{n} {s.name}" for s in TrialState if (n := sum(trial.state == s for trial in results.trials))]
+    return f"{len(results.trials)} in all: {', '.join(counts)}." if counts else "There are none yet."
+
+
+def failures(results: Results) -> list[str]:
+    """A line for each kind of failure: which trials, and what the first one said."""
+    lines = []
+    for kind, failed in failed_trials(results).items():
+        message = str(failed[0].user_attrs.get("failure_message", "")).strip().partition("\n")[0][:200]
+        lines.append(f"failed ({kind}): trial {numbers(failed)}" + (f"; first: {message}" if message else ""))
+    return lines
+
+
+def failed_trials(results: Results) -> dict[str, list[FrozenTrial]]:
+    """Kind of failure -> the trials that failed so."""
+    kinds: dict[str, list[FrozenTrial]] = {}
+    for trial in results.trials:
+        if trial.state == TrialState.FAIL:
+            kinds.setdefault(trial.user_attrs.get("failure", "unknown"), []).append(trial)
+    return kinds
+
+
+def numbers(trials: Iterable[FrozenTrial]) -> str:
+    """Their numbers, in words."""
+    return ", ".join(str(trial.number) for trial in trials)
+
+
+def provenance(sweep: Description) -> list[list[str]]:
+    """Rows: where the sweep's numbers come from."""
+    rows = {
+        "objectives": ", ".join(sweep.objectives),
+        "data": f"{sweep.dataset}, {'verified' if sweep.verified else 'UNVERIFIED'}, {sweep.fingerprint}",
+        "sampler, pruner, seed": f"{sweep.sampler}, {sweep.pruner}, {sweep.seed}",
+        "versions": ", ".join(f"{name} {version}" for name, version in sweep.versions.items()),
+        "commit": sweep.commit,
+        "created": sweep.created,
+        "storage": sweep.storage,
+        "study": sweep.study_url,
+    }
+    return [[name, setting(value)] for name, value in rows.items()]

@@ -1,0 +1,123 @@
+"""Where a sweep is kept: a local folder or s3://bucket/prefix (other stores by AWS_ENDPOINT_URL), and its layout.
+
+<storage>/<sweep>/
+  sweep.json                     what the sweep is
+  study.sqlite                   the study (a snapshot of it, when the storage is not local)
+  trials/00012/                  recipe.json, metrics.jsonl, validation.npz, checkpoints/epoch-0007/
+  report/                        report.html, trials.parquet, best_recipe.json, summary.md, plots/*.png
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+from pyarrow import fs
+
+from mollify_core.checkpoint import make_folder
+from mollify_core.errors import StorageError, first_line
+from mollify_sweeps.storage.patience import retry
+
+# A server that hangs is given up after so long without a byte, three times; Arrow itself would wait for minutes.
+_TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 10.0}
+
+SWEEP, STUDY = "sweep.json", "study.sqlite"
+
+
+class Store:
+    """A folder on local disk or in an object store. Cheap to build, and picklable by its `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        if "@" in uri.partition("://")[2].partition("/")[0]:
+            raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
+        try:
+            if "://" in uri:
+                self.fs, self.root = fs.FileSystem.from_uri(uri)
+                if not self.root:
+                    raise ValueError("it names no bucket")
+                if isinstance(self.fs, fs.S3FileSystem):
+                    rebuild, (options,) = self.fs.__reduce__()  # what the URI and the environment have said
+                    self.fs = rebuild({**options, **_TIMEOUTS})
+            else:
+                self.fs, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise StorageError(f"Cannot use storage {uri!r}: {first_line(error)}") from None
+        self.uri = uri.rstrip("/") if "://" in uri else self.root
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.uri,)
+
+    def __truediv__(self, name: str) -> Store:
+        child = copy.copy(self)
+        child.root = child.uri = f"{self.root}/{name}"
+        if "://" in self.uri:  # options of a URI stand behind the path
+            path, question, options = self.uri.partition("?")
+            child.uri = f"{path.rstrip('/')}/{name}{question}{options}"
+        return child
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, when it is on this machine's disk."""
+        return Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file as a whole: a reader sees the old content or the new one, never a part."""
+        path = f"{self.root}/{name}"
+        make_folder(self.fs, path.rsplit("/", 1)[0])
+        if self.local is None:  # an object appears when its upload is complete
+            with self.fs.open_output_stream(path, compression=None) as stream:
+                stream.write(data)
+            return
+        temporary = Path(f"{path}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:  # a full disk needs its room back
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, or None when there is none.
+
+        Raises:
+            OSError: the storage failed.
+        """
+        try:
+            with self.fs.open_input_stream(f"{self.root}/{name}", compression=None) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def upload(self, folder: Path) -> None:
+        """Copies the files below a local folder here.
+
+        Raises:
+            StorageError: the storage cannot be written; one sentence.
+        """
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name, data = file.relative_to(folder).as_posix(), file.read_bytes()
+            try:
+                retry(lambda name=name, data=data: self.write(name, data))  # type: ignore[misc]
+            except OSError as error:
+                raise StorageError(f"Cannot write to storage {self.uri!r}: {first_line(error)}") from None
+
+    def check_writable(self) -> None:
+        """Writes and removes a small file.
+
+        Raises:
+            StorageError: the storage cannot be written; one sentence.
+        """
+        probe = f".probe-{os.getpid()}"
+        try:
+            self.write(probe, b"mollify")
+            self.fs.delete_file(f"{self.root}/{probe}")
+        except OSError as error:
+            raise StorageError(f"Cannot write to storage {self.uri!r}: {first_line(error)}") from None
+
+
+def trial_folder(number: int) -> str:
+    return f"trials/{number:05d}"

@@ -1,0 +1,187 @@
+"""What a sweep is, as sweep.json and its study say it: the one place that knows what each format has meant.
+
+Format 1 is what version 0.1 wrote, without a number. Format 2 has the same keys, and the number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mollify_core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # slow to import
+    import optuna
+
+FORMAT = 2
+_IDENTITY = ("fingerprint", "objectives", "base_recipe", "space", "sampler", "pruner", "seed")
+_KEY = "sweep"  # the study's attribute
+
+
+@dataclass(frozen=True)
+class Started:
+    """How a sweep was started the last time; kept in sweep.json only.
+
+    Attributes:
+        program, command: "sweeps/search.py" or "sweeps/reproduce.py", and its arguments, without a password.
+        cwd, host: the folder in which they were given, and the machine.
+        trials: how many the sweep then had in all.
+    """
+
+    program: str = "sweeps/search.py"
+    command: tuple[str, ...] | None = None
+    cwd: str | None = None
+    host: str | None = None
+    trials: int | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a sweep is.
+
+    Attributes:
+        name: of the sweep, its folder and its study.
+        fingerprint: of the data set.
+        objectives: what is minimised on validation.
+        base_recipe: the recipe that trials vary, as `Recipe.to_dict` gives it.
+        space: searched setting -> {low, high, log} or {choices}; empty where recipes are given.
+        sampler, pruner, seed: of the search.
+        dataset, verified, network: the data set's name, whether its files were checked, the network's name.
+        versions, commit, created: where its numbers come from, and the time (ISO 8601) at which it was made.
+        storage, study_url: where it is kept; without a password.
+        started: see `Started`; None in the study.
+    """
+
+    name: str
+    fingerprint: str
+    objectives: tuple[str, ...]
+    base_recipe: dict[str, Any]
+    space: dict[str, dict[str, Any]]
+    sampler: str
+    pruner: str
+    seed: int
+    dataset: str = ""
+    verified: bool = True
+    network: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    created: str | None = None
+    storage: str = ""
+    study_url: str = ""
+    started: Started | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two sweeps one: plain containers, equal where the sweeps are."""
+        return {key: _plain(getattr(self, key)) for key in _IDENTITY}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of sweep.json; without what is not known."""
+        tree = {"format": FORMAT, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
+        del tree["started"]
+        return {**tree, **({} if self.started is None else {k: _plain(v) for k, v in vars(self.started).items()})}
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> Description:
+        """Reads what any version has written.
+
+        Raises:
+            DataError: it is no description of a sweep, or of a later version.
+        """
+        if not isinstance(tree, dict):
+            raise DataError(f"Expected a sweep's description to be a mapping, but got {type(tree).__name__}")
+        written = tree.get("format", 1)
+        if written not in range(1, FORMAT + 1):
+            raise DataError(f"Expected a sweep's description of format 1 to {FORMAT}, but got {written!r:.80}")
+        known = {name: _read(tree, name, kind) for name, kind in _KINDS.items() if name in tree or name in _REQUIRED}
+        started = {name: _read(tree, name, kind) for name, kind in _STARTED.items() if name in tree}
+        return cls(**known, started=Started(**started) if started else None)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Description:
+        """The same of the text of sweep.json.
+
+        Raises:
+            DataError: see `from_dict`; or it is no JSON.
+        """
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError):
+            raise DataError("Expected a sweep's description to be JSON, but it is damaged") from None
+        return cls.from_dict(tree)
+
+    def to_json(self) -> bytes:
+        """The text of sweep.json."""
+        return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
+
+
+def described(study: optuna.Study) -> Description | None:
+    """What a study says of its sweep; None where it says nothing (yet).
+
+    Raises:
+        DataError: it says something else.
+    """
+    tree = study.user_attrs.get(_KEY)
+    return None if tree is None else Description.from_dict(tree)
+
+
+def describe(study: optuna.Study, description: Description) -> None:
+    """Writes it into the study, unless it is there."""
+    if _KEY not in study.user_attrs:
+        study.set_user_attr(_KEY, dataclasses.replace(description, started=None).to_dict())
+        study.set_metric_names(list(description.objectives))
+
+
+def description_of(study: optuna.Study) -> Description:
+    """What a study says of its sweep.
+
+    Raises:
+        ConfigError: it is not a sweep's.
+        DataError: see `described`.
+    """
+    found = described(study)
+    if found is None:
+        raise ConfigError(f"Expected the study of a sweep, but {study.study_name!r} was not made by mollify")
+    return found
+
+
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("name", "fingerprint", "sampler", "pruner", "dataset", "network", "storage", "study_url"), str),
+    "objectives": (list, str),
+    "base_recipe": dict,
+    "space": (dict, dict),
+    "seed": int,
+    "verified": bool,
+    "versions": (dict, str),
+    "commit": (None, str),
+    "created": (None, str),
+}
+_STARTED: dict[str, Any] = {"program": str, "command": (list, str), "cwd": str, "host": str, "trials": int}
+_REQUIRED = ("name", *_IDENTITY)
+
+
+def _read(tree: dict[str, Any], name: str, kind: Any) -> Any:
+    """A value of its kind: a type, or (list, of), (dict, of values) or (None, or)."""
+    if name not in tree:
+        raise DataError(f"Expected a sweep's description to hold `{name}`, but it does not")
+    value = tree[name]
+    outer, inner = kind if isinstance(kind, tuple) else (kind, None)
+    if outer is None:
+        fine = value is None or isinstance(value, inner)
+    else:
+        fine = isinstance(value, outer) and (outer is not int or not isinstance(value, bool))
+        items = value.values() if fine and outer is dict else value if fine and outer is list else ()
+        fine = fine and (inner is None or all(isinstance(item, inner) for item in items))
+    if not fine:
+        raise DataError(f"Expected `{name}` of a sweep's description to be {_WORDS[outer]}, but got {value!r:.80}")
+    return tuple(value) if outer is list else value
+
+
+_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts", dict: "a mapping"}
+_WORDS |= {None: "a text or null"}  # type: ignore[dict-item]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

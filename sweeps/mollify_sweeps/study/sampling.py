@@ -1,0 +1,94 @@
+"""A trial's parameters: drawn from (seed, trial number) and the study alone, so that a restart changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from mollify_core.errors import ConfigError, nearest
+from mollify_core.rng import derive
+from mollify_sweeps.study.setup import Setup
+
+
+def ask(study: optuna.Study, trials: Sequence[FrozenTrial], setup: Setup) -> optuna.Trial:
+    """The next trial after `trials`, all that the study has, with its parameters; those that wait come first."""
+    number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
+    study.sampler = _sampler(setup, number)
+    return study.ask(fixed_distributions=setup.space.searched)
+
+
+def reopen(study: optuna.Study, frozen: FrozenTrial, setup: Setup) -> optuna.Trial:
+    """The trial object of a trial that is RUNNING already, with the parameters that it has, or was about to get."""
+    if "recipe" not in frozen.user_attrs:
+        # A sampler's draws depend on how many came before: all are drawn again. Those that are stored stay.
+        study.sampler = _sampler(setup, frozen.number)
+        trial = optuna.Trial(study, frozen._trial_id)
+        trial._cached_frozen_trial.params.clear()
+        trial._cached_frozen_trial.distributions.clear()
+        for name, distribution in setup.space.searched.items():
+            trial._suggest(name, distribution)
+    # Building a Trial makes the sampler think; one that has all its parameters must not disturb a sampler's state.
+    study.sampler = optuna.samplers.RandomSampler()
+    return optuna.Trial(study, frozen._trial_id)
+
+
+def _sampler(setup: Setup, number: int) -> optuna.samplers.BaseSampler:
+    name = setup.description.sampler
+    # The points of a grid are numbered by its sampler's seed: another one a trial would visit some twice, others never.
+    of_trial = () if name == "grid" else (number,)
+    seed = derive(setup.description.seed, "sampler", *of_trial) % 2**32
+    return make_sampler(name, seed, setup.space.searched, setup.space.grid(setup.grid_points))
+
+
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2", "grid")
+
+
+class _GridSampler(optuna.samplers.GridSampler):
+    """Optuna's, without its call to `study.stop` at the end of the grid, which only `optimize` understands."""
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        """The driver counts the points of the grid itself."""
+
+
+class _TPESampler(optuna.samplers.TPESampler):
+    """Optuna's, which would look through all trials for what they have in common: ours have all that is searched."""
+
+    def __init__(self, searched: dict[str, BaseDistribution], **options: Any) -> None:
+        super().__init__(**options)
+        self._searched = {name: searched[name] for name in sorted(searched) if not searched[name].single()}
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+        return self._searched
+
+
+def make_sampler(
+    name: str, seed: int, searched: dict[str, BaseDistribution], grid: dict[str, list[Any]]
+) -> optuna.samplers.BaseSampler:
+    """A fresh Optuna sampler. All keep their state in the study, so a new one, seeded by trial, goes on exactly.
+
+    Args:
+        name: one of `SAMPLERS`.
+        seed: of its draws.
+        searched: the distribution of every setting; all trials of a study have the same.
+        grid: the values of every setting in a grid search.
+    """
+    s = optuna.samplers
+    match name:
+        case "tpe":
+            # Few start-up trials: Hyperband shows each of its brackets only its own share of a short sweep.
+            return _TPESampler(searched, seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
+        case "random":
+            return s.RandomSampler(seed=seed)
+        case "gp":
+            return s.GPSampler(seed=seed, n_startup_trials=6, deterministic_objective=False)
+        case "cmaes":
+            return s.CmaEsSampler(seed=seed, n_startup_trials=6)
+        case "nsga2":
+            return s.NSGAIISampler(seed=seed, population_size=16)
+        case "grid":
+            return _GridSampler(grid, seed=seed)
+    raise ConfigError(f"Unknown sampler {name!r}{nearest(name, SAMPLERS)}")

@@ -1,0 +1,27 @@
+"""What follows a sweep: told of every event and, every second, of how it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Follower:
+    """Does nothing with what it is told; whoever follows a sweep does something with some of it.
+
+    Events come in order, from one thread.
+    """
+
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
+        """Trial `number` starts, or starts again: a trial adopted after an interruption continues its curves."""
+
+    def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Scalars of epoch `epoch` (from 0). An epoch repeated after a resume takes the place of the first."""
+
+    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
+        """Trial `number` ended as COMPLETE, PRUNED or FAIL with these final metrics (possibly none)."""
+
+    def notice(self, text: str) -> None:
+        """One line for the user."""
+
+    def update(self, status: dict[str, Any]) -> None:
+        """What `SweepStudy.status` says now."""

@@ -1,0 +1,64 @@
+"""TensorBoard: a run for each trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mollify_core.recipe import SETTINGS, Recipe
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.tracking.follower import Follower
+
+
+class TensorBoard(Follower):
+    """One folder per trial: scalars by epoch, and the HParams of a trial that ended."""
+
+    def __init__(self, sweep: Description, folder: Path) -> None:
+        self._space, self._folder = sweep.space, folder
+        self._hparams: dict[int, dict[str, Any]] = {}
+        self._writers: dict[int, Any] = {}
+        self._last: dict[int, int] = {}
+
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
+        built = Recipe.from_dict(recipe)
+        values = {name: built.get(name) for name in self._space if name in SETTINGS} | params
+        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
+        self._hparams[number] = {**plain, "reference": reference or "none"}
+
+    def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
+        if epoch <= self._last.get(number, -1) and number in self._writers:
+            self._writers.pop(number).close()
+        writer = self._writer(number, purge_step=epoch)
+        self._last[number] = epoch
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, epoch)
+        writer.flush()  # a running trial is watched live, and a crash of the driver loses nothing
+
+    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        step = self._last.pop(number, 0)
+        writer = self._writer(number, purge_step=None)
+        final = {f"final/{name}": value for name, value in metrics.items()}
+        for name, value in final.items():
+            writer.add_scalar(name, value, step)
+        # SummaryWriter.add_hparams would open a second run folder for each trial
+        experiment, *session = hparams({**self._hparams.pop(number, {}), "state": state}, final)
+        # TensorBoard takes the columns of its table from any one trial's: only those that have metrics may name them
+        for summary in [experiment, *session] if final else session:
+            writer.file_writer.add_summary(summary)
+        self._writers.pop(number).close()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _writer(self, number: int, purge_step: int | None) -> Any:
+        """The trial's open writer; a new one makes TensorBoard forget what older files say from `purge_step` on."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if number not in self._writers:
+            folder = str(self._folder / f"{number:05d}")
+            self._writers[number] = SummaryWriter(folder, purge_step=purge_step)
+        return self._writers[number]

@@ -1,0 +1,192 @@
+"""Weights & Biases: a run for each trial and one for the report of the sweep, all in one group.
+
+A run's identity is made of its sweep and its trial, so a trial that goes on in another process goes on in its run.
+Nothing is sent unless the mode is "online": then wandb writes to this machine only, and says nothing to its makers.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import hashlib
+import netrc
+import os
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from mollify_core.errors import ConfigError
+
+Mode = Literal["online", "offline", "off"]
+
+PATIENCE = 30.0  # seconds for wandb's server, at the start and at the end of a run
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.tracking.follower import Follower
+
+
+class WandbRuns(Follower):
+    """Writes the runs of one sweep.
+
+    Args:
+        sweep: what the sweep is.
+        folder: wandb writes below ``wandb/`` in it.
+        mode: "online" or "offline".
+        project: wandb project.
+        notice: takes one line for the user: how to upload what was kept.
+    """
+
+    def __init__(
+        self, sweep: Description, folder: Path, mode: str, project: str, notice: Callable[[str], None] = print
+    ) -> None:
+        self._sweep, self._folder, self._mode, self._project, self._notice = sweep, folder, mode, project, notice
+        self._runs: dict[int, Any] = {}
+        self._used = False
+
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
+        if number not in self._runs:
+            self._runs[number] = self._open(f"{number:05d}", "trial", recipe, reference)
+
+    def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
+        run = self._runs.get(number)
+        if run is not None:  # of a repeated epoch wandb keeps the first row; a resumed trial repeats the same numbers
+            run.log(metrics, step=epoch, commit=True)
+
+    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
+        run = self._runs.pop(number, None)
+        if run is not None:
+            run.summary.update({**metrics, "state": state})
+            run.finish(exit_code=int(state == "FAIL"))
+
+    def report(self, folder: Path) -> None:
+        """Writes the report's table of trials, its plots, and all of it as an artifact.
+
+        Args:
+            folder: what `report.build` wrote.
+        """
+        import wandb
+
+        run = self._open("report", "report", self._sweep.to_dict())
+        try:
+            run.log({"trials": _table(folder / "trials.parquet")})
+            run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("plots/*.png"))})
+            artifact = wandb.Artifact(run.id, type="report")
+            artifact.add_dir(str(folder))
+            run.log_artifact(artifact)
+        finally:
+            run.finish()
+
+    def close(self) -> None:
+        with contextlib.ExitStack() as stack:  # one run's failure leaves no other unfinished
+            if self._used and self._mode == "offline":
+                runs = f"{shlex.quote(str(self._folder / 'wandb'))}/offline-run-*"
+                stack.callback(self._notice, f"wandb kept the curves on this machine; to upload: wandb sync {runs}")
+            while self._runs:
+                _, run = self._runs.popitem()
+                stack.callback(run.finish, exit_code=1)
+                stack.callback(run.mark_preempting)
+
+    def _open(self, what: str, kind: str, config: dict[str, Any], *tags: str | None) -> Any:
+        if self._mode == "offline":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would tell its makers of offline runs too
+        import wandb
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sweep = self._sweep
+        # the time of creation keeps two sweeps of one name in one project apart
+        created = hashlib.sha256(f"{sweep.name} {sweep.created}".encode()).hexdigest()[:8]
+        slug = re.sub(r"[^A-Za-z0-9_-]", "-", sweep.name)[:64]
+        quiet = {"silent": True, "quiet": True, "console": "off"}
+        # the driver's command line, code and load say nothing about a trial; the first may hold a database password
+        lean = {"x_disable_meta": True, "x_disable_stats": True, "disable_git": True, "disable_code": True}
+        limits = {"init_timeout": PATIENCE, "finish_timeout": PATIENCE}
+        wanted: dict[str, Any] = {**quiet, **lean, **limits, "save_code": False}
+        known = wandb.Settings.model_fields  # older wandb lacks finish_timeout
+        settings = wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+        wandb.setup(settings=settings)  # silences what wandb.init prints before it has read its own settings
+        run = wandb.init(
+            project=self._project,
+            group=sweep.name,
+            job_type=kind,
+            name=f"{sweep.name}-{what}",
+            id=f"{slug}-{created}-{what}",
+            resume="allow",
+            mode="online" if self._mode == "online" else "offline",
+            reinit="create_new",
+            config=config,
+            tags=[tag[:64] for tag in (sweep.dataset, sweep.network, *tags) if tag],
+            dir=str(self._folder),
+            settings=settings,
+        )
+        self._used = True
+        return run
+
+
+def publish(
+    folder: Path,
+    *,
+    sweep: Description,
+    local: Path,
+    mode: str,
+    project: str,
+    notice: Callable[[str], None],
+) -> None:
+    """Writes a sweep's report to wandb; a failure becomes a notice, since the report itself is kept elsewhere.
+
+    Args:
+        folder: what `report.build` wrote.
+        sweep: what the sweep is.
+        local: folder of the sweep on this machine.
+        mode: "off" does nothing.
+        project: wandb project.
+        notice: takes one line for the user.
+    """
+    if mode == "off":
+        return
+    try:
+        WandbRuns(sweep, local, mode, project).report(folder)
+    except Exception as error:  # whatever wandb runs into
+        notice(f"wandb has not got the report ({failure(error)})")
+
+
+def check_login() -> None:
+    """Looks at this machine only: environment, wandb's settings file, netrc.
+
+    Raises:
+        ConfigError: wandb would find no login.
+    """
+    if not _login():
+        raise ConfigError("Expected a wandb login on this machine, but found none; try `--wandb offline`")
+
+
+def failure(error: Exception) -> str:
+    """An error of somebody else's in one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _table(path: Path) -> Any:
+    """The report's trials, without the columns that are the same in all of them or in none."""
+    import pyarrow.parquet
+    import wandb
+
+    trials = pyarrow.parquet.read_table(path)
+    names = [name for name in trials.column_names if trials[name].null_count < trials.num_rows]
+    return wandb.Table(columns=names, data=[list(row.values()) for row in trials.select(names).to_pylist()])
+
+
+def _login() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    settings = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(configparser.Error, OSError):
+        settings.read(Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings")
+    if settings.has_option("default", "api_key"):
+        return True
+    url = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
+    try:
+        logins = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser())
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return logins.authenticators(str(urlsplit(url).netloc)) is not None

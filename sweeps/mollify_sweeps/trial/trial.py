@@ -1,0 +1,250 @@
+"""One trial in one of its workers: trains, reports each epoch to the study, keeps its files, and says why it failed.
+
+A trial leaves its loop by itself, also when it is pruned or stopped from outside, because a trial that is torn out
+leaves its worker group behind. Failures of a trial are told to the study and end it normally, so that its actor can be
+used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from mollify_core import checkpoint
+from mollify_core.errors import MollifyError, NonFiniteLossError, Preempted, StorageError, first_line
+from mollify_core.recipe import Recipe
+from mollify_core.training import Stop, Training
+from mollify_core.training_data import TrainingData
+from mollify_core.worker import Worker
+from mollify_sweeps.cluster.workers import Workers
+from mollify_sweeps.storage.patience import Patience
+from mollify_sweeps.storage.store import Store
+from mollify_sweeps.trial import feed
+from mollify_sweeps.trial.files import Writer
+
+_LEAVE = 30.0  # seconds that a trial which has to leave gives its storage
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """What all trials of a sweep have in common.
+
+    Attributes:
+        storage: URI of the sweep's folder.
+        study: name of the study's actor.
+        objectives: metrics that are reported, in the order of the study's directions.
+        workers: processes per trial, or their range.
+        cpus, gpus: per worker; `cpus` is also the number of torch threads.
+        feed: what goes with the data sets.
+        provenance: goes into every checkpoint (versions, commit, verified or not).
+    """
+
+    storage: str
+    study: str
+    objectives: tuple[str, ...]
+    workers: Workers
+    cpus: int
+    gpus: float
+    feed: feed.FeedInfo
+    provenance: dict[str, Any]
+
+
+class GroupError(RuntimeError):
+    """A worker group has to start again."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial in one of its workers.
+
+    Attributes:
+        recipe, number: what is trained, and under which number.
+        setup: what all trials have in common.
+        worker: this process among its peers.
+        study: a `StudyClient`, or the `SweepStudy` itself.
+        store: the trial's folder.
+        stop: whether to leave at the next step.
+    """
+
+    recipe: Recipe
+    number: int
+    setup: TrialSetup
+    worker: Worker
+    study: Any
+    store: Store
+    stop: Stop
+
+    def train(self, data: Callable[[], TrainingData]) -> None:
+        """Trains to the end, until the pruner or `stop` ends it, or it fails; the study is told.
+
+        After it ran out of memory it tries once more from the last checkpoint, with batches in two halves.
+
+        Raises:
+            GroupError: a worker group broke, or has to start again.
+        """
+        while (failure := self._attempt(data)) is not None:
+            gc.collect()  # the attempt's network and its tensors are in no use any more
+            if self.worker.device.type == "cuda":
+                torch.cuda.empty_cache()
+            kind, message, accumulate, attrs = failure
+            again = kind == "oom" and self.study.out_of_memory(self.number, accumulate, message)
+            if kind in ("nan", "bug"):
+                self.study.fail(self.number, kind, message, attrs)
+            if self.worker.world > 1:  # the others wait for this worker: the group must come down
+                raise GroupError(message)
+            if not again:
+                return
+
+    def _attempt(self, data: Callable[[], TrainingData]) -> tuple[str, str, int, dict[str, Any]] | None:
+        """None, or why it failed: (kind, message, accumulate, attributes for the study)."""
+        number, study, first = self.number, self.study, self.worker.rank == 0
+        begin = study.begin(number)
+        if begin["finished"]:
+            return None
+        tell = functools.partial(study.storage, number)
+        writer = Writer(self.store, self.setup.provenance, active=first, tell=tell)
+        training = None
+        try:
+            images = data()
+            state = self._newest_checkpoint(writer, len(begin["values"]), Patience(self.store.uri, tell))
+            training = Training(self.recipe, images, self.worker, state, begin["accumulate"])
+            if first:
+                study.ready(number, self.worker.world)
+            go_on = self._take_up(training, writer, begin)
+            for epoch in training.run(self.stop) if go_on else ():
+                metrics = epoch.metrics
+                if first:  # before its checkpoint exists: the study is never behind one
+                    go_on, metrics = study.report(number, epoch.index, metrics)
+                writer.epoch(training, metrics)
+                go_on = self.worker.agree(go_on)
+                if not go_on:
+                    break
+            self._end(training, writer, go_on)
+        except Preempted:
+            if training is not None and training.progress is not None:
+                writer.state(training)
+            writer.leave(_LEAVE)
+            if first:
+                study.leave(number, *((training.epoch, training.state().step) if training is not None else (0, 0)))
+        except ray.exceptions.RayError:  # the sweep itself is ending
+            writer.leave(0)
+            raise
+        except Exception as error:
+            kind, message = classify(error)
+            if self.worker.world > 1 and _peer_lost(error):
+                kind = "peer"
+            elif kind == "bug" and not isinstance(error, MollifyError):
+                message += self._keep(traceback.format_exc())
+            with contextlib.suppress(Exception):  # the first failure counts
+                writer.close(self.stop)
+            return kind, message, begin["accumulate"], _attrs(error)
+        return None
+
+    def _take_up(self, training: Training, writer: Writer, begin: dict[str, Any]) -> bool:
+        """Whether to train on after the checkpoint; tells the study what it does not know of the epochs before it.
+
+        A study restored from a snapshot may be behind. What its trials trained meanwhile was told to go on.
+        """
+        known, done = len(begin["values"]), training.epoch
+        if self.worker.rank:
+            return self.worker.agree(False)
+        names = self.setup.objectives
+        Patience(self.store.uri)(
+            lambda: writer.start(self.recipe, done, [dict(zip(names, v, strict=True)) for v in begin["values"]]),
+            self.stop,
+        )
+        go_on = begin["go_on"] or done < known
+        for metrics in writer.metrics()[known:done]:
+            epoch = metrics.pop("epoch")
+            went_on = epoch + 1 < done or training.progress is not None
+            go_on, _ = self.study.report(self.number, epoch, metrics, went_on)
+        return self.worker.agree(go_on)
+
+    def _end(self, training: Training, writer: Writer, go_on: bool) -> None:
+        """Measures a trial that was not pruned, waits for its files, and tells the study."""
+        metrics, per_image = training.final() if go_on else ({}, {})
+        if self.worker.rank:
+            return
+        if go_on:
+            writer.values(per_image)
+        self.study.note(self.number, "waits for its storage")
+        writer.close(self.stop)
+        path = f"{self.store.uri}/checkpoints/{checkpoint.name(training.epoch)}"
+        attrs = {"folder": self.store.uri, "checkpoint": path}
+        attrs |= {"threads": self.setup.cpus, "device": self.worker.device.type, "workers": self.worker.world}
+        if go_on:
+            self.study.complete(self.number, attrs, metrics)
+        else:
+            self.study.prune(self.number, attrs)
+
+    def _newest_checkpoint(self, writer: Writer, known: int, patience: Patience) -> checkpoint.Checkpoint | None:
+        """The same checkpoint on every worker: rank 0 finds the newest good one, the others load it too.
+
+        Args:
+            writer: knows the metrics of the epochs so far.
+            known: number of epochs that the study knows.
+            patience: with the storage.
+        """
+        fs, folder = self.store.fs, f"{self.store.root}/checkpoints"
+        state = None
+        if self.worker.rank == 0:
+            known = max(known, len(patience(writer.metrics, self.stop)))
+            while True:
+                state = patience(lambda: checkpoint.load_newest(fs, folder, self._notice), self.stop)
+                if state is None:
+                    break
+                if Recipe.from_dict(state.meta["recipe"]) != self.recipe:
+                    reason = "it is of another recipe"  # of a study that was lost
+                elif state.epoch > known:
+                    reason = f"what is known ends at epoch {known}"
+                else:
+                    break
+                self._notice(f"Set aside the checkpoint of epoch {state.epoch}: {reason}")
+                patience(lambda at=(state.epoch, state.step): checkpoint.set_aside(fs, folder, *at), self.stop)  # type: ignore[misc]
+        at = [state.epoch, state.step] if state else [0, 0]
+        epoch, step = map(int, self.worker.sum(torch.tensor(at, dtype=torch.float64)).tolist())
+        if self.worker.rank == 0 or not epoch + step:
+            return state
+        return patience(lambda: checkpoint.load(fs, f"{folder}/{checkpoint.name(epoch, step)}"), self.stop)
+
+    def _notice(self, text: str) -> None:
+        self.study.notice(f"trial {self.number}: {text}")
+
+    def _keep(self, text: str) -> str:
+        """Puts a traceback into the trial's folder; says where it is."""
+        try:
+            Patience(self.store.uri)(lambda: self.store.write("error.txt", text.encode()), self.stop)
+        except (StorageError, Preempted):
+            return ""
+        return f" (traceback: {self.store.uri}/error.txt)"
+
+
+def classify(error: Exception) -> tuple[str, str]:
+    """(kind, one line) of a trial's failure: nan, oom or bug."""
+    if isinstance(error, NonFiniteLossError):
+        return "nan", first_line(error)
+    exhausted = ("can't allocate memory", "ALLOC_FAILED", "std::bad_alloc")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in exhausted):
+        return "oom", first_line(error)
+    return "bug", f"{type(error).__name__}: {first_line(error)}"
+
+
+def _attrs(error: Exception) -> dict[str, Any]:
+    if isinstance(error, NonFiniteLossError):
+        return {"failure_epoch": error.epoch, "failure_step": error.step, "failure_times": list(error.times)}
+    return {}
+
+
+def _peer_lost(error: Exception) -> bool:
+    """Whether another worker of the group is gone: then it is that one's failure, and the group starts again."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)

@@ -1,0 +1,497 @@
+"""Training on real digits: it learns, resumes to the same bits, and several workers equal one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pyarrow import fs
+from torch import nn
+
+from mollify_core import checkpoint, networks, rng
+from mollify_core.batch import make_batch
+from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
+from mollify_core.matching import distortions
+from mollify_core.measure.validation import CELLS, OBJECTIVES, ValidationSet, epoch_images, summarise
+from mollify_core.mollification import schedule
+from mollify_core.normalise import Normalise
+from mollify_core.recipe import Recipe
+from mollify_core.train import main as train_main
+from mollify_core.training import Training, learning_rate
+from mollify_core.training_data import TrainingData, split_rows, training_data
+from mollify_core.worker import Worker
+
+SMALL = Recipe().with_(
+    dataset="digits",
+    network="resnet8",
+    augment=("crop",),
+    validation_fraction=0.01,
+    train_fraction=0.06,
+    batch_size=32,
+    epochs=3,
+    lr=0.05,
+)
+VARIANTS = {
+    "paper": {},
+    "plain": {"p_clean": 1.0},
+    "noise": {"noise_share": 1.0, "max_noise": 0.6, "beta_a": 2.0},
+    "blur": {"noise_share": 0.0, "max_blur": 5.0, "smoothing": 0.5},
+    "float32": {"precision": "float32", "augment": ("flip", "crop")},
+    "uniform": {"scaling": "uniform", "augment": ()},
+    "nesterov": {"nesterov": True, "weight_decay": 0.0},
+    "no momentum": {"momentum": 0.0},
+    "ragged": {"batch_size": 50},
+    "all roles": {"noise_share": 0.3, "both_share": 0.3, "pure_share": 0.2},
+    "ld": {"label_mode": "ld", "loss": "bce"},
+    "la": {"label_mode": "la", "loss": "bce", "augment": ("cutmix",)},
+    "lm": {"label_mode": "lm", "augment": ("flip", "crop", "trivialaugment", "mixup")},
+    "nce": {"loss": "nce", "augment": ("rotate", "resized_crop")},
+    "nmi labels": {"label_source": "nmi", "bins": 16},
+    "repeat": {"repeat": 4, "augment": ("mixup",)},
+    "matching": {"arm": "matching", "p_undistorted": 0.2},
+    "matching, fixed": {"arm": "smoothing", "augment": ("cutmix",)},
+    "matching, hard": {"arm": "hard"},
+    "matching, others": {"arm": "matching", "spread": "others", "corrected": True, "bins": 8},
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "warmup_epochs": 1, "clip_norm": 1.0},
+    "ema": {"ema": 0.9, "label_smoothing": 0.1},
+    "final_bn": {"network": "presnet18", "final_bn": True, "train_fraction": 0.03},
+}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumes_bit_equal(variant, digits, tmp_path):
+    recipe = SMALL.with_({**VARIANTS[variant], "epochs": 2})
+    data = training_data(recipe, digits)
+    whole = Training(recipe, data)
+    reports = [e.metrics for e in whole.run()]
+
+    first = Training(recipe, data)
+    first.run_epoch()
+    path = checkpoint.save(fs.LocalFileSystem(), str(tmp_path), first.state())
+    torch.rand(7)  # what others draw must not matter
+    second = Training(recipe, data, state=checkpoint.load(fs.LocalFileSystem(), path))
+    resumed = [e.metrics for e in second.run()]
+
+    assert same(whole.network.state_dict(), second.network.state_dict())
+    timing = ("seconds", "images_per_second")
+    assert {k: v for k, v in resumed[-1].items() if k not in timing} == {
+        k: v for k, v in reports[-1].items() if k not in timing
+    }
+    assert whole.final()[0] == second.final()[0]
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    calls = itertools.count(1)
+    return lambda: next(calls) >= steps
+
+
+def less_timing(metrics: dict) -> dict:
+    return {k: v for k, v in metrics.items() if k not in ("seconds", "images_per_second")}
+
+
+STOPPED = {
+    **{name: VARIANTS[name] for name in ("paper", "ragged", "repeat", "matching", "adamw", "ema")},
+    "dropout": {"network": "allconvnet10", "train_fraction": 0.05},
+    "dropout of channels": {"network": "googlenet", "train_fraction": 0.03},
+}
+
+
+@pytest.mark.parametrize("variant", STOPPED)
+def test_stopped_in_mid_epoch_it_resumes_bit_equal(variant, digits, tmp_path):
+    recipe = SMALL.with_({"epochs": 2, **STOPPED[variant]})
+    data = training_data(recipe, digits)
+    whole = Training(recipe, data)
+    report = whole.run_epoch().metrics
+
+    state = None
+    for steps in (1, 1):  # stopped twice, so that a resumed epoch is stopped too
+        torch.rand(7)
+        part = Training(recipe, data, state=state)
+        with pytest.raises(Preempted):
+            part.run_epoch(stop_after(steps))
+        path = checkpoint.save(fs.LocalFileSystem(), str(tmp_path), part.state())
+        state = checkpoint.load(fs.LocalFileSystem(), path)
+    assert path.endswith("epoch-0000-step-000002")
+    last = Training(recipe, data, state=state)
+    resumed = last.run_epoch(lambda: False).metrics
+    assert same(whole.network.state_dict(), last.network.state_dict())
+    assert less_timing(resumed) == less_timing(report)
+    assert last.state().progress is None
+
+
+def test_asked_at_the_last_step_only_validation_is_left(digits):
+    data = training_data(SMALL, digits)
+    whole, part = Training(SMALL, data), Training(SMALL, data)
+    expected = whole.run_epoch().metrics
+    steps = -(-len(data.fit) // 32)
+    with pytest.raises(Preempted):
+        part.run_epoch(stop_after(steps))
+    assert part.state().step == steps
+    assert less_timing(part.run_epoch().metrics) == less_timing(expected)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("changes", [{}, {"augment": ("mixup",), "clip_norm": 0.5}, {"arm": "matching", "repeat": 2}])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(accumulate, changes, digits, monkeypatch):
+    monkeypatch.setattr(networks, "build", _build)
+    recipe = SMALL.with_({"precision": "float32", "batch_size": 48, **changes})
+    data = training_data(recipe, digits)
+    whole, parts = Training(recipe, data), Training(recipe, data, accumulate=accumulate)
+    seen: dict[Training, list] = {whole: [], parts: []}
+    for training, inputs in seen.items():
+        training.network.register_forward_pre_hook(lambda _, x, inputs=inputs: inputs.append(x[0].clone()))
+    for training in seen:
+        training._step(0, torch.arange(48 // recipe.mollify.repeat), 48 // recipe.mollify.repeat, 1.0)
+    assert [len(x) for x in seen[parts]] == [48 // accumulate] * accumulate
+    assert torch.equal(torch.cat(seen[parts]), seen[whole][0])
+    for name, p in whole.network.named_parameters():
+        torch.testing.assert_close(parts.network.get_parameter(name).grad, p.grad, rtol=1e-4, atol=1e-6)
+    reports = [t.run_epoch().metrics for t in seen]
+    assert reports[1]["train_loss"] == pytest.approx(reports[0]["train_loss"], rel=1e-3)
+    assert reports[1]["corrupted_nll"] == pytest.approx(reports[0]["corrupted_nll"], rel=1e-2)
+
+
+def test_accumulate_is_checked(digits):
+    with pytest.raises(ConfigError, match="`accumulate` to be at least 1, but got 0"):
+        Training(SMALL, training_data(SMALL, digits), accumulate=0)
+
+
+def test_learns_and_reports(digits):
+    recipe = SMALL.with_(train_fraction=1.0, validation_fraction=0.1, epochs=3, p_clean=1.0)
+    training = Training(recipe, training_data(recipe, digits))
+    epochs = list(training.run())
+    assert [e.index for e in epochs] == [0, 1, 2]
+    assert epochs[-1].metrics["train_loss"] < 0.5 * epochs[0].metrics["train_loss"]
+    metrics, per_image = training.final()
+    assert metrics["clean_error"] < 0.3  # chance is 0.9
+    assert set(OBJECTIVES) <= set(metrics)
+    assert set(OBJECTIVES) <= set(epochs[0].metrics)
+    for kind in ("clean", "corrupted"):
+        for name in ("nll", "error"):
+            assert per_image[f"{kind}_{name}"].mean() == pytest.approx(metrics[f"{kind}_{name}"], rel=1e-5)
+
+
+def test_seed_decides(digits):
+    def train(**changes):
+        recipe = SMALL.with_(epochs=1, **changes)
+        training = Training(recipe, training_data(recipe, digits))
+        training.run_epoch()
+        return training.network.state_dict()
+
+    assert same(train(), train())
+    assert not same(train(), train(seed=1))
+
+
+def test_the_three_arms_see_the_same_images(digits):
+    """Information matching's comparison is fair: only the label strengths differ."""
+    images = digits.tensors("train").select(range(64))
+    normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
+
+    def arm(name):
+        return make_batch(images.images, images.labels, 10, SMALL.with_(arm=name), normalise, 0, 0, 0, 0)
+
+    hard, fixed, matched = arm("hard"), arm("smoothing"), arm("matching")
+    assert torch.equal(hard.x, fixed.x)
+    assert torch.equal(hard.x, matched.x)
+    assert (hard.strength == 0).all()
+    assert (fixed.strength == 0.1).all()
+    assert len(matched.strength.unique()) > 20
+
+
+def test_repeat_gives_every_image_its_copies(digits):
+    images = digits.tensors("train").select(range(16))
+    normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
+    batch = make_batch(images.images, images.labels, 10, SMALL.with_(repeat=4, p_clean=1.0), normalise, 0, 0, 0, 0)
+    plain = normalise(images.images).flatten(1)
+    owner = torch.cdist(batch.x.flatten(1), plain).argmin(1)
+    assert owner.bincount().tolist() == [4] * 16
+    assert torch.equal(batch.labels, images.labels[owner])
+
+
+def test_not_finite_is_told_with_its_place(digits):
+    recipe = SMALL.with_(lr=1e30)
+    with pytest.raises(NonFiniteLossError, match="epoch 0, step") as error:
+        list(Training(recipe, training_data(recipe, digits)).run())
+    assert error.value.epoch == 0
+    assert error.value.step >= 1
+    times = error.value.times
+    assert 0 < len(times) <= 32
+    assert f"(t from {min(times):.3g} to {max(times):.3g})" in str(error.value)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.epoch, again.step, again.times) == (str(error.value), 0, error.value.step, times)
+
+
+def test_the_times_that_are_told_are_those_that_were_drawn(digits):
+    key = (SMALL.seed, 0, 5, 0)
+    mollified = Training(SMALL, training_data(SMALL, digits))
+    drawn = schedule.draw(32, 32, SMALL.mollify, rng.generator(*key, "mollify"))
+    t = torch.tensor(mollified._times(5, 32))
+    assert torch.equal(schedule.noise_level(t[: len(drawn.noise)], SMALL.mollify.max_noise), drawn.noise)
+    assert torch.equal(schedule.blur_scale(t[drawn.start :], SMALL.mollify.min_blur, 32), drawn.blur)
+    matched = SMALL.with_(arm="matching", repeat=2)
+    d = distortions.draw(32, rng.generator(*key, "distort"), p_clean=matched.matching.p_undistorted).d
+    assert Training(matched, training_data(matched, digits))._times(5, 16) == d.tolist()
+    plain = SMALL.with_(p_clean=1.0)
+    assert Training(plain, training_data(plain, digits))._times(5, 32) == []
+
+
+def test_learning_rate_is_the_papers_cosine():
+    recipe = SMALL.with_(lr=0.2, epochs=10, final_lr=0.01)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=0.01)
+    for epoch in range(10):
+        assert learning_rate(recipe, epoch) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        scheduler.step()
+    warm = recipe.with_(warmup_epochs=2)
+    assert learning_rate(warm, 0, 0.5) == pytest.approx(0.05)
+    assert learning_rate(warm, 1, 1.0) == pytest.approx(0.2)
+    assert learning_rate(warm, 2, 0.1) == pytest.approx(0.2)
+
+
+def test_split_never_shares_an_image(digits):
+    labels = digits.tensors("train").labels.numpy()
+    fit, validation = split_rows(labels, SMALL, digits.fingerprint)
+    assert not set(fit) & set(validation)
+    assert len(fit) == pytest.approx(SMALL.data.train_fraction * (len(labels) - len(validation)), abs=10)
+    more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits.fingerprint)
+    assert set(fit) < set(more)
+    np.testing.assert_array_equal(validation, same_validation)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(digits):
+    data = training_data(SMALL, digits)
+    state = Training(SMALL, data).state()
+    with pytest.raises(CheckpointError, match="another recipe"):
+        Training(SMALL.with_(lr=0.01), data, state=state)
+
+
+def test_validation_subsample(digits):
+    images = digits.tensors("test")
+    whole = ValidationSet.make(images, seed=0)
+    assert whole.cells.shape[0] == CELLS
+    assert epoch_images(45_000, 5_000) * CELLS == pytest.approx(0.15 * 45_000, rel=0.01)
+    assert epoch_images(100, 40) == 40
+    weights = torch.randn(3 * 32 * 32, 10, generator=torch.Generator().manual_seed(0))
+
+    def forward(x):
+        return x.flatten(1).float() @ weights / 1e4
+
+    everything = whole.measure(forward, range(len(whole)))
+    odd, even = (whole.measure(forward, range(r, len(whole), 2)) for r in (1, 0))
+    torch.testing.assert_close(odd + even, everything)
+    clean = whole.measure(forward, range(50))[:1, :50]
+    torch.testing.assert_close(clean, everything[:1, :50])
+    assert summarise(everything)["clean_error"] != summarise(everything)["corrupted_error"]
+
+
+# ---- several workers
+
+
+class NoBatchNorm(nn.Sequential):
+    """A small network whose gradient is a mean over images: no statistic of the batch enters."""
+
+    def __init__(self, classes: int) -> None:
+        features = nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()
+        super().__init__(*features, nn.Flatten(), nn.LazyLinear(classes))
+
+
+def _build(name, num_classes, image_shape, **options):
+    network = NoBatchNorm(num_classes)
+    network(torch.zeros(1, *image_shape))
+    return network
+
+
+def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: str) -> None:
+    torch.set_num_threads(1)
+    networks.build = _build
+    if world > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29513"}
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+    training = Training(recipe, data, Worker(rank, world))
+    seen: list[list[int]] = []
+    step = training._step
+
+    def recording(index, chosen, in_step, weight):
+        if weight:
+            seen.append(chosen.tolist())
+        return step(index, chosen, in_step, weight)
+
+    training._step = recording  # type: ignore[method-assign]
+    metrics = training.run_epoch().metrics
+    torch.save({"state": training.network.state_dict(), "seen": seen, "metrics": metrics}, f"{out}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(2, 256), (2, 11), (2, 2), (3, 256), (3, 10)])
+def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
+    """They share each step's images evenly, the very ones that one worker would train on; with one step an epoch, the
+    gradient is the joined batch's.
+
+    129 images make the last step ragged; with batches of two, one worker has nothing in it. Batches that are no
+    multiple of the workers have a larger share here and there.
+    """
+    recipe = SMALL.with_(batch_size=batch_size, train_fraction=0.2, precision="float32", p_clean=1.0, augment=())
+    data = training_data(recipe, digits)
+    data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
+    context = mp.get_context("fork")
+    for size in (1, world):
+        args = (size, recipe, data, str(tmp_path))
+        processes = [context.Process(target=_train_rank, args=(rank, *args)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    one = torch.load(tmp_path / "1-0.pt", weights_only=False)
+    first, *others = (torch.load(tmp_path / f"{world}-{rank}.pt", weights_only=False) for rank in range(world))
+    assert sorted(itertools.chain(*one["seen"])) == list(range(129))
+    for step, images in enumerate(one["seen"]):
+        shares = [rank["seen"][step] for rank in (first, *others) if step < len(rank["seen"])]
+        assert sorted(itertools.chain(*shares)) == sorted(images)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for other in others:
+        assert same(first["state"], other["state"])
+        assert first["metrics"]["corrupted_nll"] == other["metrics"]["corrupted_nll"]
+    if batch_size == 256:
+        for name, value in one["state"].items():
+            torch.testing.assert_close(first["state"][name], value, rtol=1e-5, atol=1e-6)
+        assert first["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], rel=1e-5)
+        assert first["metrics"]["corrupted_nll"] == pytest.approx(one["metrics"]["corrupted_nll"], rel=1e-4)
+
+
+def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, out: str, stop: int | None) -> None:
+    """Trains an epoch on two workers; worker 1 is told to stop after so many steps, and both go on from the file."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29514"}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    worker = Worker(rank, 2)
+    training = Training(recipe, data, worker, accumulate=2)
+    if stop is not None:
+        with pytest.raises(Preempted):
+            training.run_epoch(stop_after(stop) if rank == 1 else lambda: False)
+        if rank == 0:
+            checkpoint.save(fs.LocalFileSystem(), out, training.state())
+        dist.barrier()
+        state = checkpoint.load_newest(fs.LocalFileSystem(), out)
+        training = Training(recipe, data, worker, state, accumulate=2)
+    metrics = training.run_epoch().metrics
+    torch.save({"state": training.network.state_dict(), "metrics": metrics}, f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
+    """Batches in two parts each, gradients exchanged after the second."""
+    recipe = SMALL.with_(batch_size=8, train_fraction=0.2, precision="float32")
+    data = training_data(recipe, digits)
+    data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
+    context = mp.get_context("fork")
+    for stop, out in ((None, tmp_path / "whole"), (2, tmp_path / "stopped")):
+        out.mkdir()
+        args = (recipe, data, str(out), stop)
+        processes = [context.Process(target=_stop_rank, args=(rank, *args)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "stopped")) == [(0, 11)]  # asked every tenth step
+    whole, stopped = (torch.load(tmp_path / n / "0.pt", weights_only=False) for n in ("whole", "stopped"))
+    assert same(whole["state"], stopped["state"])
+    assert less_timing(whole["metrics"]) == pytest.approx(less_timing(stopped["metrics"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 2}, "at least an image for each of 3 workers, but got 2"),
+        ({"batch_size": 4, "repeat": 2}, "at least an image for each of 3 workers times repeat 2, but got 4"),
+        ({"batch_size": 7, "repeat": 2}, "a multiple of repeat 2, but got 7"),
+    ],
+)
+def test_each_worker_has_an_image_of_a_batch(changes, says, digits):
+    with pytest.raises(ConfigError, match=says):
+        Training(SMALL.with_(changes), training_data(SMALL, digits), Worker(0, 3))
+
+
+# ---- the command
+
+
+def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(SMALL.to_json())
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    whole = capsys.readouterr().out
+    assert "epoch 3/3" in whole
+    (tmp_path / "a" / "checkpoints" / "epoch-0003" / "model.safetensors").write_bytes(b"torn")
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    again = capsys.readouterr().out
+    assert "Set aside the checkpoint of epoch 3" in again
+    assert "epoch 2/3" not in again
+    assert whole.splitlines()[-10:] == again.splitlines()[-10:]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_train_command_is_stopped_between_two_steps(signum, code, digits, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(SMALL.to_json())
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+    def notice() -> None:
+        while not (tmp_path / "a/checkpoints/epoch-0001/manifest.json").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signum)
+
+    thread = threading.Thread(target=notice)
+    thread.start()
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == code
+    thread.join()
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "a/checkpoints"))[-1] >= (1, 0)
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    resumed = capsys.readouterr().out
+    assert train_main([str(path), "--out", str(tmp_path / "b"), "--threads", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-10:] == resumed.splitlines()[-10:]
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["missing.json"], "Cannot read recipe 'missing.json'"),
+        (["RECIPE", "--threads", "0"], "--threads to be at least 1, but got 0"),
+        (["RECIPE", "--out", "/proc/nowhere"], "Cannot write to '/proc/nowhere'"),
+        (["RECIPE", "--data-dir", "/nowhere"], "digits"),
+    ],
+)
+def test_train_command_refuses_in_one_line(argv, says, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(SMALL.to_json())
+    assert train_main([str(path) if a == "RECIPE" else a for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1

@@ -1,0 +1,62 @@
+"""What the study of a sweep needs to know, for tests that make one without a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from mollify_core.recipe import Recipe
+from mollify_sweeps.study import space
+from mollify_sweeps.study.database import Location
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.setup import Setup
+
+
+def described(base: Recipe = Recipe(), **changes: Any) -> Description:  # noqa: B008
+    """A sweep's description, with whatever else it shall say."""
+    known: dict[str, Any] = {
+        "name": "s",
+        "fingerprint": "f",
+        "objectives": ("corrupted_nll",),
+        "base_recipe": base.to_dict(),
+        "space": {},
+        "sampler": "tpe",
+        "pruner": "hyperband",
+        "seed": 0,
+        "dataset": base.data.dataset,
+        "network": base.model.network,
+    }
+    return Description(**{**known, **changes})
+
+
+def make_setup(
+    folder: Path, base: Recipe, trials: int, *, searched: space.Space | None = None, **changes: Any
+) -> Setup:
+    """A search over a base recipe (the built-in space unless given), whose study is `study.sqlite` in a folder.
+
+    Args:
+        folder: of the sweep.
+        base: the base recipe.
+        trials: in all.
+        searched: what is searched.
+        changes: of the description.
+    """
+    searched = searched or space.load(None, base, 32)
+    location = Location.of_file(folder / "study.sqlite")
+    where = {"storage": str(folder), "study_url": location.url}
+    description = described(base, **{"space": searched.describe(), **where, **changes})
+    return Setup(location, description, base, searched, space.references(searched, base, 32), trials)
+
+
+def study_of(setup: Setup) -> optuna.Study:
+    """The study that is there."""
+    study = setup.location.load(setup.name)
+    assert study is not None
+    return study
+
+
+def told(setup: Setup) -> list[tuple]:
+    """What the study says of every trial, less what measures time."""
+    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study_of(setup).trials]

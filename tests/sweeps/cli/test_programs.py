@@ -1,0 +1,190 @@
+"""Bad input: one clear sentence, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import fcntl
+import pickle
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mollify_core.recipe import Recipe
+from search import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def refused(capsys, *argv: str) -> str:
+    assert main(list(argv)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert not Path("runs").exists()
+    return err
+
+
+DIGITS = ("--dataset", "digits")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ((), "--dataset"),
+        (("--dataset", "cifar1000"), "did you mean 'cifar100'"),
+        ((*DIGITS, "--network", "resnet2"), "did you mean 'resnet"),
+        ((*DIGITS, "--objective", "corupted_nll"), "did you mean 'corrupted_nll'"),
+        ((*DIGITS, "--objective", "clean_nll,clean_nll"), "several different objectives"),
+        ((*DIGITS, "--objective", ","), "one or several different objectives"),
+        ((*DIGITS, "--set", "lrr=1"), "did you mean 'lr'"),
+        ((*DIGITS, "--set", "lr"), "--set NAME=VALUE, but got 'lr'"),
+        ((*DIGITS, "--set", "lr=fast"), "`lr` to be a number, but got 'fast'"),
+        ((*DIGITS, "--set", "max_noise=2"), "`max_noise` to be in (0, 1], but got 2.0"),
+        ((*DIGITS, "--sampler", "tpee"), "did you mean 'tpe'"),
+        ((*DIGITS, "--pruner", "hyperbund"), "did you mean 'hyperband'"),
+        ((*DIGITS, "--trials", "0"), "--trials to be at least 1, but got 0"),
+        ((*DIGITS, "--trials", "x"), "--trials"),
+        ((*DIGITS, "--epochs", "0"), "`epochs` to be a positive integer, but got 0"),
+        ((*DIGITS, "--epoch", "3"), "--epoch"),
+        ((*DIGITS, "--workers-per-trial", "999"), "needs 999 workers"),
+        ((*DIGITS, "--workers-per-trial", "8:2"), "expected N or MIN:MAX with 1 <= MIN <= MAX, but got '8:2'"),
+        (
+            (*DIGITS, "--workers-per-trial", "0"),
+            "--workers-per-trial: expected N or MIN:MAX with 1 <= MIN <= MAX, but got '0'",
+        ),
+        ((*DIGITS, "--gpus-per-worker", "64"), "64 GPU, but there are"),
+        (
+            (*DIGITS, "--workers-per-trial", "1:2", "--batch-size", "1"),
+            "`batch_size` to be at least an image for each of 2 workers, but got 1",
+        ),
+        ((*DIGITS, "--space", "missing.yaml"), "Cannot read space file 'missing.yaml'"),
+        ((*DIGITS, "--recipe", "missing.json"), "Cannot read recipe 'missing.json'"),
+        ((*DIGITS, "--name", "a/b"), "--name to be letters, digits"),
+        ((*DIGITS, "--storage", "/proc/nowhere"), "Cannot write to storage '/proc/nowhere/"),
+        ((*DIGITS, "--storage", "ftp://x/y"), "Cannot use storage 'ftp://x/y"),
+        ((*DIGITS, "--study-url", "nonsense"), "Cannot open the study"),
+        ((*DIGITS, "--objective", "clean_nll,clean_ece", "--sampler", "cmaes"), "one objective for --sampler cmaes"),
+        (("--dataset", "cifar100", "--data-dir", "/nowhere"), "/nowhere"),
+        (("--dataset", "cifar100", "--image-size", "64"), "no image size for cifar100, whose images are 32x32"),
+        (("--dataset", "./photos"), "or the path of a folder with one folder of images per class, with --image-size"),
+        (("--dataset", "./photos", "--image-size", "32"), "'./photos' to be a folder of images, or --data-dir"),
+        (("--dataset", "."), "an --image-size for the folder of images '.', but got none"),
+        (("--dataset", ".", "--image-size", "4"), "the image size to be at least 8 pixels, but got 4"),
+        (("--dataset", ".", "--image-size", "big"), "--image-size"),
+        (("--dataset", ".", "--image-size", "32"), "two or more folders, one for each class, but got 0"),
+        ((*DIGITS, "--set", "image_size=32"), "Expected --image-size, but got --set image_size"),
+    ],
+)
+def test_refused_in_one_sentence(argv, says, capsys):
+    assert says in refused(capsys, *argv)
+
+
+def test_a_recipe_of_another_data_set(capsys):
+    Path("r.json").write_text(Recipe().to_json())
+    assert "for 'cifar10'" in refused(capsys, *DIGITS, "--recipe", "r.json")
+
+
+def cifar100(folder: Path, images: np.ndarray, labels: list[int]) -> Path:
+    """A CIFAR-100 in official layout, written as Python 2 did."""
+    root = folder / "cifar-100-python"
+    root.mkdir(parents=True)
+    names = [f"c{i}".encode() for i in range(100)]
+    for part in ("train", "test"):
+        content = {b"data": images.tobytes(), b"fine_labels": labels}
+        (root / part).write_bytes(pickle.dumps(content, protocol=2))
+    (root / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=2))
+    return root
+
+
+def test_foreign_data(capsys, tmp_path):
+    root = cifar100(tmp_path / "d", np.zeros((4, 3072), np.uint8), [0, 1, 2, 3])
+    argv = ("--dataset", "cifar100", "--data-dir", str(root))
+    assert "official md5" in refused(capsys, *argv)
+    assert "--allow-unverified" in refused(capsys, *argv)
+    refused(capsys, *argv, "--allow-unverified")  # bytes where an array belongs
+    shutil.rmtree(root)
+    root.mkdir()
+    assert str(root) in refused(capsys, *argv)
+
+
+def test_a_second_driver_is_refused(capsys):
+    folder = Path("runs/s")
+    folder.mkdir(parents=True)
+    with open(folder / "driver.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        assert main([*DIGITS, "--name", "s"]) == 2
+    assert capsys.readouterr().err == "error: This sweep is being run already, by process 4711\n"
+    assert sorted(p.name for p in folder.iterdir()) == ["driver.lock"]
+
+
+def test_dry_run_starts_nothing(capsys):
+    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error"]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "12; 0 is the paper's default schedule",
+        "resnet20, up to 12 epochs",
+        "Optuna prunes on one objective only",
+    ):
+        assert text in " ".join(out.split())
+    assert "at once" in out
+    assert "about" in out
+    assert not Path("runs").exists()
+
+
+def photos(folder: Path) -> Path:
+    """Forty images of each of two classes."""
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_images_by_path_and_by_name(capsys, tmp_path):
+    photos(tmp_path / "photos")
+    common = ("--image-size", "16", "--network", "resnet20", "--dry-run")
+    plans = []
+    for where in (("--dataset", "./photos"), ("--dataset", "photos", "--data-dir", "photos")):
+        assert main([*where, *common]) == 0
+        plans.append(" ".join(capsys.readouterr().out.split()))
+    for plan in plans:
+        assert "Sweep photos-resnet20-" in plan
+        assert "photos: 52 fit and 12 validation images" in plan  # of 64; 16 are for testing
+        assert "50; 0 is the paper's default schedule" in plan
+        assert "UNVERIFIED" not in plan
+    assert plans[0].split()[:2] == plans[1].split()[:2]  # one sweep: the name is made of the settings
+
+
+def test_a_recipe_knows_the_size_of_a_folders_images(capsys, tmp_path):
+    photos(tmp_path / "photos")
+    recipe = Recipe().with_(dataset="photos", image_size=16, network="resnet20", epochs=1)
+    Path("r.json").write_text(recipe.to_json())
+    assert main(["--dataset", "./photos", "--recipe", "r.json", "--dry-run"]) == 0
+    assert "Sweep photos-resnet20-" in capsys.readouterr().out
+    (tmp_path / "photos").rename(tmp_path / "holidays")
+    assert main(["--dataset", "photos", "--data-dir", "holidays", "--recipe", "r.json", "--dry-run"]) == 0
+    capsys.readouterr()
+    assert "for 'photos', but got --dataset ./holidays" in refused(
+        capsys, "--dataset", "./holidays", "--recipe", "r.json"
+    )
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "python sweeps/search.py --dataset cifar100" in out
+    assert "The same command again continues a sweep" in out

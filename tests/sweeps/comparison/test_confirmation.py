@@ -1,0 +1,161 @@
+"""Confirmation with further seeds: what is chosen, what is said, and a whole one as a user runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from scipy import stats
+
+from mollify_core.errors import ConfigError
+from mollify_core.recipe import Recipe
+from mollify_sweeps.comparison import confirmation
+from mollify_sweeps.plan import runs
+from mollify_sweeps.plan.runs import Run
+from mollify_sweeps.study.database import Location
+from mollify_sweeps.study.description import describe
+from mollify_sweeps.study.space import Reference, load, references
+from places import ROOT
+from search import main
+from setups import described
+from studies import make_study
+
+
+def study_of_runs(values: dict[str, list[float]], **sweep: Any) -> optuna.Study:
+    """A finished study of runs, with a value a seed, from seed 1."""
+    study = optuna.create_study()
+    describe(study, described(**{"name": "s-confirm", "space": {}, **sweep}))
+    for reference in runs.references([Run(name, {}) for name in values], [1, 2, 3, 4]):
+        name, _, seed = reference.name.rpartition(", seed ")
+        if int(seed) > len(values[name]):
+            continue
+        value = values[name][int(seed) - 1]
+        attrs = {"reference": reference.name, "metrics": {"clean_error": value / 10, "corrupted_nll": value}}
+        study.enqueue_trial({}, user_attrs=attrs)
+        study.tell(study.ask(), value)
+    return study
+
+
+def test_every_run_has_every_seed_and_seeds_come_one_after_the_other():
+    found = runs.references([Run("a", {"lr": 0.1}), Run("b", {})], [5, 6])
+    assert [r.name for r in found] == ["a, seed 5", "b, seed 5", "a, seed 6", "b, seed 6"]
+    assert found[2] == Reference("a, seed 6", {}, {"lr": 0.1, "seed": 6})
+    with pytest.raises(ConfigError, match="'a' twice"):
+        runs.references([Run("a", {}), Run("a", {"lr": 0.1})], [1])
+
+
+def test_runs_are_found_by_name_and_seed():
+    found = runs.completed(study_of_runs({"trial 7": [1.0, 2.0], "fcr+trivaug, off": [3.0]}))
+    assert {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()} == {
+        "trial 7": {1: 1.0, 2: 2.0},
+        "fcr+trivaug, off": {1: 3.0},
+    }
+
+
+def test_an_earlier_commands_runs_count_too():
+    asked = runs.references([Run("a", {}), Run("new", {})], [1])
+    setup = SimpleNamespace(space=runs.NOTHING, references=asked, trials=2)
+
+    @dataclasses.dataclass
+    class Settled:
+        setup: Any
+
+    @dataclasses.dataclass
+    class Setup:
+        space: Any
+        references: Any
+        trials: int
+
+    sweep: Any = Settled(Setup(**vars(setup)))
+    assert runs.widened(sweep, None).setup.trials == 2
+    assert runs.widened(sweep, study_of_runs({"a": [1.0], "old": [1.0, 2.0]})).setup.trials == 4
+
+
+def test_the_best_recipes_are_chosen_each_once_with_the_references():
+    study = make_study(25)
+    base = Recipe().with_(dataset="cifar10", lr=0.02)
+    setup = SimpleNamespace(references=references(load(None, base, 32), base, 32))
+    chosen = confirmation.chosen(SimpleNamespace(base=base, setup=setup), study, 3)  # type: ignore[arg-type]
+    assert [run.name for run in chosen[:2]] == ["paper", "plain"]
+    assert len(chosen) == 5
+    ranked = sorted((t for t in study.trials if t.values), key=lambda t: t.values[0])
+    ranked = [t for t in ranked if "reference" not in t.user_attrs]
+    assert [run.name for run in chosen[2:]] == [f"trial {t.number}" for t in ranked[:3]]
+    for run, trial in zip(chosen[2:], ranked, strict=False):
+        recipe = base.with_({**run.settings, "seed": 3})
+        assert recipe == Recipe.from_dict(trial.user_attrs["recipe"]).with_(seed=3)
+    assert base.with_(chosen[1].settings).mollify.p_clean == 1
+
+
+def test_what_seeds_tell_and_what_they_cannot():
+    values = {"paper": [1.0, 1.1, 0.9, 1.0], "plain": [1.5, 1.65, 1.35, 1.55], "trial 4": [0.98, 1.13, 0.88, 1.02]}
+    text = confirmation.summary(confirmation.read(study_of_runs(values)))
+    assert "# Confirmation of s\n" in text
+    line = next(line for line in text.splitlines() if line.startswith("- trial 4:"))
+    assert "better than plain training" in line
+    assert "cannot tell it from the paper's default schedule" in line
+    raw = {
+        (one, two): stats.ttest_rel(values[one], values[two]).pvalue
+        for one, two in (("trial 4", "paper"), ("trial 4", "plain"), ("paper", "plain"))
+    }
+    for (one, two), p in raw.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {one} - {two} "))
+        assert f"| {p:.2g} |" in row
+        assert row.endswith("| yes |" if two == "plain" else "| no |")
+    smallest = min(raw.values())
+    assert f"| {3 * smallest:.2g} |" in text  # Holm: three comparisons
+    assert "UNVERIFIED" not in text
+    assert "UNVERIFIED DATA" in confirmation.summary(confirmation.read(study_of_runs(values, verified=False)))
+
+
+def test_one_common_seed_tells_nothing():
+    text = confirmation.summary(confirmation.read(study_of_runs({"plain": [1.5], "trial 4": [1.0, 1.1]})))
+    assert "one seed cannot tell it from plain training" in text
+    assert "no common seed to compare it with the paper's default schedule" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--confirm", "0"), "--confirm to be at least 1"),
+        (("--confirm", "2", "--seeds", "1"), "--seeds to be at least 2"),
+    ],
+)
+def test_wrong_options_are_one_sentence(options, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dataset", "digits", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_whole_confirmation(tmp_path):
+    """The search, then its best recipe and the references with two further seeds; a second call finds all done."""
+    command = [sys.executable, str(ROOT / "sweeps/search.py"), "--dataset", "digits", "--name", "s", "--trials", "3"]
+    command += ["--epochs", "1", "--train-fraction", "0.1", "--set", "validation_fraction=0.05"]
+    command += ["--confirm", "1", "--seeds", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "then the 1 best and trials 0 and 1, 2 seeds each: 6 more" in done.stdout
+    study = Location.of_file(tmp_path / "runs/s-confirm/study.sqlite").load("s-confirm")
+    assert study is not None
+    found = runs.completed(study)
+    assert found.keys() == {"paper", "plain", "trial 2"}
+    assert all(of.keys() == {1, 2} for of in found.values())
+    for name, number in (("paper", 0), ("plain", 1), ("trial 2", 2)):
+        of_search = Location.of_file(tmp_path / "runs/s/study.sqlite").load("s").trials[number]  # type: ignore[union-attr]
+        for seed, trial in found[name].items():
+            assert trial.user_attrs["recipe"] == {**of_search.user_attrs["recipe"], "seed": seed}
+    text = (tmp_path / "runs/s/report/confirmation.md").read_text()
+    assert "trial 2" in text
+    assert "trial 2 - plain" in text
+    page = (tmp_path / "runs/s/report/report.html").read_text()
+    assert "Confirmed with further seeds" in page
+    assert "trial 2 - plain" in page
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Sweep s-confirm is finished: it has all its 6 trials." in again.stdout

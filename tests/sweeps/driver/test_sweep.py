@@ -1,0 +1,283 @@
+"""Whole sweeps as a user runs them: real processes, real digits, real Ray, SIGKILL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from optuna.trial import TrialState
+
+from mollify_core import checkpoint
+from mollify_core.recipe import Recipe
+from mollify_core.train import main as train_main
+from mollify_sweeps.storage.store import Store
+from mollify_sweeps.study.results import Results
+from places import ROOT
+from search import main as search_main
+from servers import juicefs
+
+TINY = (
+    *("--dataset", "digits", "--trials", "5", "--epochs", "3", "--train-fraction", "0.1", "--name", "s"),
+    *("--set", "validation_fraction=0.05", "--max-concurrent", "1"),
+)
+
+
+def start(folder: Path, *argv: str, **env: str) -> subprocess.Popen[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "sweeps/search.py"), *argv],
+        cwd=folder,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # As in a user's terminal: a process group of its own, which Ctrl-C reaches as a whole.
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0, timeout: float = 300) -> str:
+    out, _ = process.communicate(timeout=timeout)
+    assert process.returncode == code, out
+    assert "Traceback" not in out, out
+    return out
+
+
+def study_of(url: Path | str, name: str = "s") -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{url}")
+
+
+def wait_for(path: Path, reached: Callable[[optuna.Study], bool], process: subprocess.Popen[str]) -> None:
+    """Until the study has reached a state."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            if path.exists() and reached(study_of(path)):
+                return
+        except (KeyError, optuna.exceptions.StorageInternalError):
+            pass  # it is being made just now
+        time.sleep(0.05)
+    raise AssertionError("the sweep did not get there in time")
+
+
+def in_mid_trial(after: int) -> Callable[[optuna.Study], bool]:
+    """Whether a trial later than `after` has reported an epoch and is still running."""
+
+    def reached(study: optuna.Study) -> bool:
+        return any(t.state == TrialState.RUNNING and t.intermediate_values for t in study.trials[after + 1 :])
+
+    return reached
+
+
+def told(study: optuna.Study) -> list[tuple]:
+    """What a study says, less everything that measures time."""
+    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.trials]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An unbroken sweep with everything on: (its folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("sweep")
+    out = finish(start(folder, *TINY, "--wandb", "offline"))
+    return folder / "runs/s", out
+
+
+def test_a_user_sees_a_plan_the_result_and_where_to_look(sweep):
+    _, out = sweep
+    plan, _, result = out.partition("5/5 trials")
+    for text in (
+        "fit and 70 validation images",
+        "5; 0 is the paper's default schedule",
+        "1 trial (by --max-concurrent)",
+    ):
+        assert text in plan
+    for text in (
+        "Was it worth it?",
+        "paper",
+        "plain",
+        "optuna-dashboard sqlite",
+        "tensorboard --logdir",
+        "mollify_core.train",
+    ):
+        assert text in result
+    assert len(out.splitlines()) < 120
+    assert out.isprintable() or "\x1b" not in out
+
+
+def test_the_study_holds_everything(sweep):
+    folder, _ = sweep
+    study = study_of(folder / "study.sqlite")
+    assert len(study.trials) == 5
+    assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in study.trials:
+        attrs = trial.user_attrs
+        recipe = Recipe.from_dict(attrs["recipe"])
+        assert {name: recipe.get(name) for name in trial.params} == trial.params
+        assert sorted(trial.intermediate_values) == list(range(attrs["epochs_done"]))
+        store = Store(attrs["folder"])
+        state = checkpoint.load(store.fs, Store(attrs["checkpoint"]).root)
+        assert state.epoch == attrs["epochs_done"]
+        lines = [json.loads(line) for line in (store.read("metrics.jsonl") or b"").splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(attrs["epochs_done"]))
+        assert [line["corrupted_nll"] for line in lines] == list(trial.intermediate_values.values())
+        if trial.state == TrialState.COMPLETE:
+            with np.load(folder / f"trials/{trial.number:05d}/validation.npz") as arrays:
+                assert arrays["corrupted_nll"].mean() == pytest.approx(trial.value, rel=1e-5)
+    paper, plain = study.trials[:2]
+    assert (paper.user_attrs["reference"], plain.user_attrs["reference"]) == ("paper", "plain")
+    assert Recipe.from_dict(plain.user_attrs["recipe"]).mollify.p_clean == 1
+
+
+def test_the_report_and_the_trackers_are_there(sweep):
+    folder, _ = sweep
+    table = pq.read_table(folder / "report/trials.parquet").to_pydict()
+    assert table["number"] == list(range(5))
+    summary = (folder / "report/summary.md").read_text()
+    assert "plain" in summary
+    assert "Was mollification worth it?" in (folder / "report/report.html").read_text()
+    assert {"history.png", "parallel.png"} <= {p.name for p in (folder / "report/plots").iterdir()}
+    assert sorted(p.name for p in (folder / "tensorboard").iterdir()) == [f"{n:05d}" for n in range(5)]
+    runs = {path.stem.rpartition("-")[2] for path in folder.glob("wandb/offline-run-*/run-*.wandb")}
+    assert runs == {"report", *(f"{n:05d}" for n in range(5))}
+
+
+def test_the_best_recipe_trains_alone_to_the_same_bits(sweep, tmp_path, capsys):
+    folder, _ = sweep
+    best = folder / "report/best_recipe.json"
+    assert train_main([str(best), "--out", str(tmp_path)]) == 0
+    assert "equal to the sweep's trial" in capsys.readouterr().out
+    study = study_of(folder / "study.sqlite")
+    alone = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert alone == Results(study).completed[0].user_attrs["metrics"]
+
+
+def test_a_finished_sweep_says_so(sweep, tmp_path, monkeypatch, capsys):
+    shutil.copytree(sweep[0].parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    assert search_main(list(TINY)) == 0
+    out = capsys.readouterr().out
+    assert "is finished: it has all its 5 trials" in out
+    assert "Was it worth it?" in out
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_goes_on_with_more_trials(sweep, tmp_path):
+    folder = tmp_path / "w"
+    shutil.copytree(sweep[0].parent, folder / "runs")
+    grown = [a if a != "5" else "6" for a in TINY]
+    out = finish(start(folder, *grown))
+    assert "6 (5 finished, 1 to go)" in out
+    study = study_of(folder / "runs/s/study.sqlite")
+    assert len(study.trials) == 6
+    assert told(study)[:5] == told(study_of(sweep[0] / "study.sqlite"))
+
+
+def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
+    """Set-up: a sweep with one trial at a time is stopped by Ctrl-C, then killed by SIGKILL, each in mid-trial.
+
+    1. Ctrl-C ends it within 20 s with exit code 130 and says how to continue.
+    2. The same command goes on after SIGKILL; no trial is lost or run twice.
+    3. Parameters, values, every epoch's value and prune decisions equal those of an unbroken sweep, bit for bit.
+    """
+    path = tmp_path / "runs/s/study.sqlite"
+    process = start(tmp_path, *TINY)
+    wait_for(path, in_mid_trial(after=0), process)
+    asked = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    out = finish(process, 130)
+    assert time.monotonic() - asked < 20
+    assert "Nothing is lost; continue with the same command:" in out
+    assert "python sweeps/search.py --dataset digits --trials 5" in out
+
+    process = start(tmp_path, *TINY)
+    wait_for(path, in_mid_trial(after=1), process)
+    process.kill()
+    process.communicate()
+    assert TrialState.RUNNING in [t.state for t in study_of(path).trials]
+
+    finish(start(tmp_path, *TINY))
+    assert told(study_of(path)) == told(study_of(sweep[0] / "study.sqlite"))
+
+
+@pytest.mark.slow
+def test_two_workers_a_trial(tmp_path):
+    """Data-parallel over gloo: the trial's curve is one curve, and its checkpoint a whole one."""
+    argv = ["--dataset", "digits", "--trials", "1", "--epochs", "2", "--train-fraction", "0.1", "--name", "s"]
+    out = finish(start(tmp_path, *argv, "--set", "validation_fraction=0.05", "--workers-per-trial", "2"))
+    assert "2 workers on CPU, 1 CPU each" in out
+    study = study_of(tmp_path / "runs/s/study.sqlite")
+    trial = study.trials[0]  # the other reference waits
+    assert trial.state == TrialState.COMPLETE
+    assert sorted(trial.intermediate_values) == [0, 1]
+    store = Store(trial.user_attrs["checkpoint"])
+    assert checkpoint.load(store.fs, store.root).epoch == 2
+
+
+@pytest.mark.slow
+def test_s3(tmp_path, s3):
+    """Everything is in the bucket; with the local files gone, the study comes back from there."""
+    argv = ["--dataset", "digits", "--trials", "2", "--epochs", "1", "--train-fraction", "0.1", "--name", "s"]
+    argv += ["--set", "validation_fraction=0.05", "--storage", "s3://bucket/some/prefix"]
+    finish(start(tmp_path / "a", *argv, **s3))
+    study = study_of(tmp_path / "a/runs/s/study.sqlite")
+    keys = set(list_bucket(s3))
+    prefix = "some/prefix/s"
+    assert {
+        f"{prefix}/{n}" for n in ("sweep.json", "study.sqlite", "report/summary.md", "report/best_recipe.json")
+    } <= keys
+    assert f"{prefix}/trials/00001/checkpoints/epoch-0001/manifest.json" in keys
+    assert study.trials[1].user_attrs["checkpoint"] == "s3://bucket/some/prefix/s/trials/00001/checkpoints/epoch-0001"
+    out = finish(start(tmp_path / "b", *argv, **s3))
+    assert "is finished: it has all its 2 trials" in out
+
+
+@pytest.fixture(params=["moto", "juicefs"])
+def s3(request, tmp_path):
+    """A server on loopback that speaks S3: moto, or JuiceFS's gateway on a real disk (`uv sync --group faults`)."""
+    env = {"AWS_ACCESS_KEY_ID": "mollify", "AWS_SECRET_ACCESS_KEY": "mollify-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    with {"moto": moto, "juicefs": juicefs}[request.param](env, tmp_path) as endpoint:
+        yield {**env, "AWS_ENDPOINT_URL": endpoint, "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
+
+
+@contextlib.contextmanager
+def moto(env, folder):
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client({**env, "AWS_ENDPOINT_URL": endpoint}).create_bucket(Bucket="bucket")
+    yield endpoint
+    server.stop()
+
+
+def client(env):
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        region_name=env["AWS_DEFAULT_REGION"],
+    )
+
+
+def list_bucket(env) -> list[str]:
+    return [entry["Key"] for entry in client(env).list_objects_v2(Bucket="bucket")["Contents"]]
