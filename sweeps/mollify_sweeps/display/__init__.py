@@ -1,4 +1,4 @@
-"""How things look: words and numbers, tables, charts and pages, for whatever they are about.
+"""How things look: numbers and tables as text, the terminal, axes, charts and pages as HTML, figures as PNG.
 
-Others may import `text`, `console`, `axes`, `charts`, `page`, and `figures`, which loads matplotlib.
+Others may import: text, console, axes, charts, figures, page.
 """

@@ -1,4 +1,4 @@
-"""What a sweep found: report.html, summary.md, tables and pictures, and how it ends in the terminal.
+"""What a sweep found, in words and pictures: report.html, summary.md, the tables, the terminal.
 
-Others may import `build`, `terminal` and `words`.
+Others may import: build, words, terminal.
 """

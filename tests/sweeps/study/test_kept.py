@@ -1,0 +1,128 @@
+"""Sweeps that an earlier version left are opened, checked, evaluated and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+import check
+import evaluate
+import search
+from mollify_core.datasets.options import DataOptions
+from mollify_sweeps.inspection.state import look
+from mollify_sweeps.plan import settle
+from mollify_sweeps.plan.options import Command, Keeping, Running, Search, Training
+from mollify_sweeps.storage.store import Store
+from mollify_sweeps.study.database import check_same
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.study import SweepStudy
+from places import FIXTURES
+
+SWEEPS = FIXTURES / "sweeps"
+UNBROKEN = json.loads((SWEEPS / "unbroken.json").read_text())
+SET = {"network": "resnet8", "epochs": 3, "train_fraction": 0.2, "batch_size": 64}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A storage with both sweeps, which is not where they were made."""
+    shutil.copytree(SWEEPS, tmp_path / "sweeps")
+    return tmp_path / "sweeps"
+
+
+def command(storage: Path, *more: str) -> list[str]:
+    flags = [word for name, value in SET.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["--dataset", "digits", *flags, "--wandb", "off", "--max-concurrent", "1", "--storage", str(storage), *more]
+
+
+def test_they_are_read_as_they_are(kept: Path) -> None:
+    for name, state, done in (("finished", "finished", 2), ("stopped", "stopped", 1)):
+        status = look(Store(str(kept / name)))
+        assert (status.name, status.state, status.counts["complete"]) == (name, state, done)
+        assert (status.dataset, status.network, status.total) == ("digits", "resnet8", 2 if done == 2 else 3)
+        assert status.folder == "/srv/mollify"
+        assert "--max-concurrent" in status.command
+        text = (kept / name / "sweep.json").read_text()
+        description = Description.from_json(text)
+        assert "format" not in json.loads(text)
+        assert {**description.to_dict(), "format": None} == {**json.loads(text), "format": None}
+
+
+def test_the_checker_finds_them_sound(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([str(kept / "finished")]) == 0
+    assert "sound; 2 trials (2 complete), 2 checkpoints verified" in capsys.readouterr().out
+    assert check.main([str(kept / "stopped")]) == 1
+    shown = capsys.readouterr().out
+    assert "trial 1: is left running" in shown
+    assert "1 finding;" in shown
+
+
+def test_their_models_are_measured(kept: Path, tmp_path: Path, digits: object) -> None:
+    out = tmp_path / "evaluation"
+    options = ["--corruptions", "none", "--levels", "none", "--images", "100", "--threads", "1"]
+    assert evaluate.main([str(kept / "finished"), "--out", str(out), *options]) == 0
+    summary = (out / "summary.md").read_text()
+    assert "plain" in summary
+    assert "paper" in summary
+
+
+def test_the_trial_that_was_cut_off_is_handed_out_again_and_the_next_one_is_drawn_as_ever(
+    kept: Path, digits: object
+) -> None:
+    running = Running(Command("sweeps/search.py", ()), DataOptions(), keeping=Keeping(str(kept)))
+    options = Search(running, "digits", Training(**SET), trials=3, name="stopped")  # type: ignore[arg-type]
+    sweep = settle.search(options)
+    known = sweep.setup.location.load("stopped")
+    assert known is not None
+    check_same(known, sweep.setup.description)
+    study = SweepStudy(sweep.setup)
+    first = study.next()
+    assert first is not None
+    assert (first["number"], first["adopted"]) == (1, True)
+    assert study.begin(1)["values"] == [pytest.approx(UNBROKEN[1]["epochs"][:1], rel=0.05)]
+    for epoch in (1, 2):
+        study.report(1, epoch, {"corrupted_nll": UNBROKEN[1]["epochs"][epoch], "seconds": 1.0})
+    study.complete(1, {}, {"corrupted_nll": UNBROKEN[1]["values"][0]})
+    second = study.next()
+    assert second is not None
+    assert (second["number"], second["adopted"]) == (2, False)
+    trials = study._frozen()
+    assert trials[2].params == UNBROKEN[2]["params"]
+    assert trials[1].state == TrialState.COMPLETE
+
+
+@pytest.mark.slow
+def test_the_command_that_made_one_goes_on_to_the_end_of_an_unbroken_one(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert search.main(command(kept, "--trials", "3", "--name", "stopped")) == 0
+    assert check.main([str(kept / "stopped")]) == 0
+    study = settle.Location.of_file(kept / "stopped" / "study.sqlite").load("stopped")
+    assert study is not None
+    for trial, expected in zip(study.trials, UNBROKEN, strict=True):
+        assert (trial.state.name, trial.params) == (expected["state"], expected["params"])
+        # Bit-equal on the machine that made them; other processors round otherwise.
+        assert trial.values == pytest.approx(expected["values"], rel=0.05)
+        assert list(trial.intermediate_values.values()) == pytest.approx(expected["epochs"], rel=0.05)
+    assert Description.from_json((kept / "stopped" / "sweep.json").read_text()).to_dict()["format"] == 2
+    assert (kept / "stopped" / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"[]", "to be a mapping, but got list"),
+        (b'{"format": 99}', "format 1 to 2, but got 99"),
+        (b'{"format": 2}', "to hold `name`"),
+    ],
+)
+def test_what_is_no_description_is_one_sentence(text: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Description.from_json(text)
