@@ -23,7 +23,7 @@ HUNDRED = 100
 
 
 def trainable() -> type:
-    """Takes the place of `sweeps.trial.TrialActor`: tells the study what a trial tells it, and how long that took."""
+    """Takes the place of `mollify_sweeps.trial.actor.TrialActor`: tells the study the same, and how long that took."""
     from ray import tune
 
     from mollify_sweeps.study.client import StudyClient
@@ -51,11 +51,11 @@ def trainable() -> type:
             for epoch in range(recipe["optim"]["epochs"]):
                 time.sleep(0.001)
                 value = abs(recipe["mollify"]["max_noise"] - 0.6) + recipe["optim"]["lr"] + 1 / (1 + epoch)
-                go_on, _ = tell("report", epoch, [value], {"seconds": 0.001, "corrupted_nll": value})
+                go_on, _ = tell("report", epoch, {"seconds": 0.001, "corrupted_nll": value})
                 if not go_on:
                     break
             if go_on:
-                tell("complete", [value], {"operations": seconds}, {"corrupted_nll": value})
+                tell("complete", {"operations": seconds}, {"corrupted_nll": value})
             else:
                 tell("prune", {"operations": seconds})
             return {"number": number, "done": True}
@@ -76,11 +76,12 @@ def main() -> None:
 
     from rich.console import Console
 
-    import search
     from mollify_sweeps.driver import tune
     from mollify_sweeps.driver.searcher import StudySearcher
     from mollify_sweeps.plan import settle
-    from mollify_sweeps.study.database import load_study, quiet_optuna
+    from mollify_sweeps.plan.options import Command, Following, Keeping, Running, Search, Training
+    from mollify_sweeps.study.database import quiet_optuna
+    from mollify_sweeps.trial import actor
 
     quiet_optuna()
     asked: list[float] = []
@@ -99,16 +100,16 @@ def main() -> None:
             memory.append((len(asked), resident()))
             time.sleep(0.5)
 
-    sweeps.trial.TrialActor = trainable()  # type: ignore[misc, assignment]
+    actor.TrialActor = trainable()  # type: ignore[misc, assignment]
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        argv = ["--dataset", "digits", "--trials", str(args.trials), "--epochs", str(args.epochs), "--storage", folder]
-        sweep = settle.search(search.parser().parse_args(argv, argparse.Namespace(argv=argv)))
+        running = Running(Command("benchmarks/load.py", ()), keeping=Keeping(folder), following=Following(wandb="off"))
+        sweep = settle.search(Search(running, "digits", Training(epochs=args.epochs), trials=args.trials))
         sweep.local.mkdir(parents=True)
         threading.Thread(target=watch, daemon=True).start()
         with open(os.devnull, "w") as nowhere:
-            tune.execute(sweep, Console(file=nowhere), address=None, wandb="off", wandb_project="")
-        study = load_study(sweep.setup.url, sweep.name)
+            tune.execute(sweep, Console(file=nowhere))
+        study = sweep.setup.location.load(sweep.name)
         assert study is not None
         trials = study.trials
     assert len(trials) == args.trials

@@ -30,10 +30,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-import sweeps
+import mollify_core
 from mollify_core.provenance import commit, versions
 
-ROOT = Path(sweeps.__file__).resolve().parents[1]
+ROOT = Path(mollify_core.__file__).resolve().parents[1]
 SWEEP = Path("runs/notebook")
 
 

@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from matplotlib.ticker import PercentFormatter
 
-import sweeps
+import mollify_core
 from mollify_core import rng
 from mollify_core.classifier import Classifier
 from mollify_core.corruptions.benchmark import GROUPS
@@ -45,7 +45,7 @@ with warnings.catch_warnings(action="ignore"):  # tqdm would like ipywidgets
     from mollify_sweeps.evaluation.models import find
 
 torch.set_num_threads(1)  # the same numbers on any number of cores
-ROOT = Path(sweeps.__file__).resolve().parents[1]
+ROOT = Path(mollify_core.__file__).resolve().parents[1]
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
 plt.rcParams |= {"figure.dpi": 100, "figure.constrained_layout.use": True, "axes.spines.top": False}
 plt.rcParams |= {"axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6", "legend.frameon": False}
