@@ -27,7 +27,7 @@ from mollify_core.batch import Batch, losses, make_batch
 from mollify_core.classifier import Classifier, build_network
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.matching import distortions
-from mollify_core.measure.validation import epoch_images, image_values, summarise
+from mollify_core.measure.validation import epoch_images, image_values, validation_means
 from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
@@ -176,7 +176,7 @@ class Training:
             "train_error": errors / (n_fit * repeat),
             "lr": learning_rate(self.recipe, index),
             "images_per_second": n_fit / trained,
-            **summarise(values),
+            **validation_means(values),
             "seconds": time.perf_counter() - started,
         }
         return Epoch(index, metrics)
@@ -200,7 +200,7 @@ class Training:
     def final(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """What a finished model is judged by, on all of validation: (clean_* and corrupted_*, see `image_values`)."""
         values = self.validate()
-        return summarise(values), image_values(values)
+        return validation_means(values), image_values(values)
 
     def _train_epoch(self, started: float, stop: Stop | None) -> tuple[float, float]:
         """(sum of losses, number of errors) over all fit images of all workers.

@@ -108,7 +108,6 @@ def parser() -> Parser:
     g = options.running_options(p)
     g.add_argument("--name", metavar="NAME", help="of the sweep (default: made of its settings)")
 
-    g = p.add_argument_group("from a laptop to a cluster")
     p.set_defaults(program="sweeps/search.py")
     return p
 

@@ -90,7 +90,7 @@ class ValidationSet:
         return values
 
 
-def summarise(values: Tensor) -> dict[str, float]:
+def validation_means(values: Tensor) -> dict[str, float]:
     """Metrics named clean_* and corrupted_* from the values of `ValidationSet.measure` (cells, n, 5).
 
     Corrupted metrics are unweighted means over the corruption cells, as the benchmark's are; ECE is pooled over the

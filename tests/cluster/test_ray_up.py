@@ -31,7 +31,7 @@ import yaml
 from optuna.trial import TrialState
 
 from places import ROOT
-from servers import PostgreSQL, free_port, juicefs, listening
+from servers import KEYS, PostgreSQL, free_port, juicefs, listening
 
 TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "mount")
 ADDRESSES = {"head": "10.77.0.1", "worker": "10.77.0.2", "late": "10.77.0.3"}  # the last one comes in mid-sweep
@@ -159,12 +159,7 @@ def laptop() -> Iterator[Laptop]:
     spaces = {name: f"mollify-{os.getpid()}-{name}" for name in ADDRESSES}
     key = folder / "key"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
-    keys = {
-        "AWS_ACCESS_KEY_ID": "mollify",
-        "AWS_SECRET_ACCESS_KEY": "mollify-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    keys |= {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "RAY_USAGE_STATS_ENABLED": "0"}
+    keys = {**KEYS, "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "RAY_USAGE_STATS_ENABLED": "0"}
     env = {**os.environ, **keys, "HOME": str(folder / "laptop")}
     env = {name: value for name, value in env.items() if not name.startswith("RAY_UP_")}
     (folder / "laptop").mkdir()
@@ -179,7 +174,7 @@ def laptop() -> Iterator[Laptop]:
     path.write_text(yaml.safe_dump(config))
     machine = Laptop(folder, path, env, {})
     try:
-        with network(spaces), juicefs(keys, folder, HERE) as endpoint, contextlib.ExitStack() as hosts:
+        with network(spaces), juicefs(folder, HERE) as endpoint, contextlib.ExitStack() as hosts:
             env["AWS_ENDPOINT_URL"] = keys["AWS_ENDPOINT_URL"] = endpoint
             for name, address in ADDRESSES.items():
                 machine.servers[name] = hosts.enter_context(host(folder / name, spaces[name], address, key, keys))

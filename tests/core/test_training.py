@@ -23,7 +23,7 @@ from mollify_core import checkpoint, networks, rng
 from mollify_core.batch import make_batch
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.matching import distortions
-from mollify_core.measure.validation import CELLS, OBJECTIVES, ValidationSet, epoch_images, summarise
+from mollify_core.measure.validation import CELLS, OBJECTIVES, ValidationSet, epoch_images, validation_means
 from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
@@ -305,7 +305,7 @@ def test_validation_subsample(digits):
     torch.testing.assert_close(odd + even, everything)
     clean = whole.measure(forward, range(50))[:1, :50]
     torch.testing.assert_close(clean, everything[:1, :50])
-    assert summarise(everything)["clean_error"] != summarise(everything)["corrupted_error"]
+    assert validation_means(everything)["clean_error"] != validation_means(everything)["corrupted_error"]
 
 
 # ---- several workers

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from harness import Sweep
-from servers import free_port, listening
+from servers import moto_process
 
 _figures: list[str] = []
 
@@ -48,28 +46,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def s3(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server that speaks S3, in a process of its own, with a bucket named `bucket`; the environment points to it."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with open(tmp_path / "s3.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    keys = {"ACCESS_KEY_ID": "mollify", "SECRET_ACCESS_KEY": "mollify-secret", "DEFAULT_REGION": "us-east-1"}
-    for name, value in {**keys, "ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    try:
-        listening(server, port, log=tmp_path / "s3.log")
-        bucket().create()
+    with moto_process(tmp_path / "s3.log") as server:
         yield server
-    finally:
-        server.kill()
-        server.wait()
-
-
-def bucket():
-    import boto3
-
-    return boto3.resource("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).Bucket("bucket")
 
 
 @pytest.fixture

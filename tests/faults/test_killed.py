@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import bucket
 
 from harness import LONG, QUIET, SHORT, Process, Sweep, descendants, in_trial, stopped
+from servers import bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("MOLLIFY_KILLS", "20"))  # fewer, to try it out

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import bucket
 
 from harness import DIGITS, PATIENCE, Sweep, descendants
+from servers import bucket
 
 CANARIES = {
     "WANDB_API_KEY": "ca0a17ca0a17ca0a17ca0a17ca0a17ca0a171111",  # wandb takes forty hexadecimal digits only

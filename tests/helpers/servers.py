@@ -1,4 +1,4 @@
-"""Real servers for tests that run for minutes: PostgreSQL, and a store that speaks S3 (`uv run --group faults`)."""
+"""Real servers: stores that speak S3 (moto's; JuiceFS's, by `uv run --group faults`), and PostgreSQL (likewise)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+KEYS = {"AWS_ACCESS_KEY_ID": "mollify", "AWS_SECRET_ACCESS_KEY": "mollify-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -45,6 +48,83 @@ def forked(hold: Callable[[Callable[[], None]], None]) -> Iterator[Any]:
     finally:
         process.kill()
         process.join()
+
+
+@contextlib.contextmanager
+def environment_of(endpoint: str) -> Iterator[None]:
+    """The environment points to a store that speaks S3, for this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
+            patch.setenv(name, value)
+        yield
+
+
+def bucket() -> Any:
+    """The bucket named `bucket` of the store to which the environment points."""
+    import boto3
+
+    return boto3.resource("s3").Bucket("bucket")
+
+
+class Moto:
+    """moto's server in this process, with a bucket named `bucket`; it may be stopped and started again.
+
+    Attributes:
+        endpoint: where it listens.
+    """
+
+    def __init__(self) -> None:
+        self.endpoint = f"http://127.0.0.1:{free_port()}"
+        self._server: Any = None
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        if self._server is None:
+            host, port = self.endpoint.removeprefix("http://").split(":")
+            self._server = ThreadedMotoServer(ip_address=host, port=int(port), verbose=False)
+            self._server.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[Moto]:
+    """Such a server, empty but for its bucket; the environment points to it."""
+    server = Moto()
+    server.start()
+    try:
+        reset = urllib.request.Request(f"{server.endpoint}/moto-api/reset", method="POST")  # all in a process share one
+        urllib.request.urlopen(reset).close()
+        with environment_of(server.endpoint):
+            bucket().create()
+            yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def moto_process(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The same in a process of its own, which can be stopped and killed.
+
+    Args:
+        log: where it writes what it does.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with open(log, "wb") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        listening(server, port, log=log)
+        with environment_of(f"http://127.0.0.1:{port}"):
+            bucket().create()
+            yield server
+    finally:
+        server.kill()
+        server.wait()
 
 
 class PostgreSQL:
@@ -89,11 +169,10 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def juicefs(env: dict[str, str], folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
-    """JuiceFS's S3 gateway over a folder, with one bucket named `bucket`.
+def juicefs(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
+    """JuiceFS's S3 gateway over a folder, with one bucket named `bucket`; it knows `KEYS`.
 
     Args:
-        env: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY that it shall know.
         folder: where it keeps everything.
         address: where it listens.
 
@@ -107,7 +186,7 @@ def juicefs(env: dict[str, str], folder: Path, address: str = "127.0.0.1") -> It
     store = ["--storage", "file", "--bucket", f"{folder}/blocks/"]
     subprocess.run([program, "format", *store, meta, "bucket"], check=True, capture_output=True)
     port = free_port(address)
-    keys = {"MINIO_ROOT_USER": env["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": env["AWS_SECRET_ACCESS_KEY"]}
+    keys = {"MINIO_ROOT_USER": KEYS["AWS_ACCESS_KEY_ID"], "MINIO_ROOT_PASSWORD": KEYS["AWS_SECRET_ACCESS_KEY"]}
     command = [program, "gateway", "--no-usage-report", meta, f"{address}:{port}"]
     server = subprocess.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

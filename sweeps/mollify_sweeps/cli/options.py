@@ -7,7 +7,7 @@ import argparse
 from mollify_core.datasets.options import data_options
 from mollify_core.program import Parser
 from mollify_sweeps.cluster.workers import Workers
-from mollify_sweeps.plan.options import Command, Following, Keeping, Resources, Running, Training
+from mollify_sweeps.plan.options import Command, Following, Keeping, RecipeOptions, Resources, Running
 
 
 def running_options(p: Parser) -> argparse._ArgumentGroup:
@@ -107,9 +107,11 @@ def running(args: argparse.Namespace) -> Running:
     )
 
 
-def training(args: argparse.Namespace) -> Training:
+def training(args: argparse.Namespace) -> RecipeOptions:
     """What the options about the recipe say."""
-    return Training(args.network, args.epochs, args.batch_size, args.train_fraction, args.image_size, tuple(args.set))
+    return RecipeOptions(
+        args.network, args.epochs, args.batch_size, args.train_fraction, args.image_size, tuple(args.set)
+    )
 
 
 def measured_options(g: argparse._ActionsContainer) -> None:

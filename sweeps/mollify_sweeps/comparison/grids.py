@@ -51,7 +51,7 @@ _SETS = {6: ("cifar100", "tin")}  # the others are run on all three
 
 
 @dataclass(frozen=True)
-class Cell:
+class Experiment:
     """One command of the mollification script.
 
     Attributes:
@@ -73,7 +73,7 @@ class Cell:
         )
 
 
-def mollification(dataset: str, blocks: Sequence[int], augmentations: Sequence[str]) -> list[Cell]:
+def mollification(dataset: str, blocks: Sequence[int], augmentations: Sequence[str]) -> list[Experiment]:
     """The commands of some blocks for one data set, those of one run all of them.
 
     Args:
@@ -90,27 +90,27 @@ def mollification(dataset: str, blocks: Sequence[int], augmentations: Sequence[s
     for name in augmentations:
         if name not in AUGMENTATIONS:
             raise ConfigError(f"Unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
-    ablations: list[Cell] = [
-        Cell(3, ABLATED, "noise only", {"noise_share": 1.0}),
-        Cell(3, ABLATED, "blur only", {"noise_share": 0.0}),
-        *(Cell(4, ABLATED, "mollified" if b == 2 else f"b = {b:g}", {"beta_b": b}) for b in BETAS),
-        Cell(5, ABLATED, "k = 100", {"noise_power": 100.0, "blur_power": 100.0}),
+    ablations: list[Experiment] = [
+        Experiment(3, ABLATED, "noise only", {"noise_share": 1.0}),
+        Experiment(3, ABLATED, "blur only", {"noise_share": 0.0}),
+        *(Experiment(4, ABLATED, "mollified" if b == 2 else f"b = {b:g}", {"beta_b": b}) for b in BETAS),
+        Experiment(5, ABLATED, "k = 100", {"noise_power": 100.0, "blur_power": 100.0}),
         *(
-            Cell(6, ABLATED, f"k = {n:g}, {b:g}", {"noise_power": n, "blur_power": b})
+            Experiment(6, ABLATED, f"k = {n:g}, {b:g}", {"noise_power": n, "blur_power": b})
             for n, b in itertools.product(POWERS, POWERS)
             if (n, b) != (1, 1)
         ),
     ]
-    every = [Cell(1, name, "off", OFF) for name in augmentations]
-    every += [Cell(2, name, "mollified", {"beta_b": 2.0}) for name in augmentations]
-    every += [cell for cell in ablations if cell.augmentation in augmentations]
+    every = [Experiment(1, name, "off", OFF) for name in augmentations]
+    every += [Experiment(2, name, "mollified", {"beta_b": 2.0}) for name in augmentations]
+    every += [experiment for experiment in ablations if experiment.augmentation in augmentations]
     known = dataset in _EVERY_SET
     return [c for c in every if c.block in blocks and (not known or dataset in _SETS.get(c.block, _EVERY_SET))]
 
 
-def distinct(cells: Sequence[Cell]) -> list[Run]:
+def distinct(experiments: Sequence[Experiment]) -> list[Run]:
     """The runs of some commands, each once."""
-    return list({cell.run.name: cell.run for cell in cells}.values())
+    return list({experiment.run.name: experiment.run for experiment in experiments}.values())
 
 
 ARMS = {

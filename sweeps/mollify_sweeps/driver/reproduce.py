@@ -30,7 +30,7 @@ from mollify_sweeps.evaluation.evaluator import Measurement
 from mollify_sweeps.evaluation.images import test_data
 from mollify_sweeps.evaluation.options import SOURCES, Place, TestOptions
 from mollify_sweeps.plan import runs, settle
-from mollify_sweeps.plan.options import Running, Training
+from mollify_sweeps.plan.options import RecipeOptions, Running
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import Store
@@ -63,7 +63,7 @@ class Reproduction:
     augmentations: tuple[str, ...] | None = None
     seeds: int = 3
     seed: int = 0
-    training: Training = Training()
+    training: RecipeOptions = RecipeOptions()
     test: TestOptions = TestOptions(extra=False)
 
 
@@ -129,7 +129,7 @@ def _runs(options: Reproduction, name: str) -> list[Run]:
     return [Run(run.name, {k: v for k, v in run.settings.items() if k not in given}) for run in chosen]
 
 
-def _settings(training: Training) -> dict[str, Any]:
+def _settings(training: RecipeOptions) -> dict[str, Any]:
     """What the user sets for all runs."""
     settings = training.given("network", "epochs", "batch_size", "train_fraction", "image_size")
     return settings | settle.given(training.settings, {"dataset": "--data", "seed": "--seed"})

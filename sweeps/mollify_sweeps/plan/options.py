@@ -108,7 +108,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Training:
+class RecipeOptions:
     """What the trials of a sweep train, as far as the user says; what is None is left to recipe, preset or data set.
 
     Attributes:
@@ -158,7 +158,7 @@ class Search:
 
     running: Running
     dataset: str
-    training: Training = field(default_factory=Training)
+    training: RecipeOptions = field(default_factory=RecipeOptions)
     seed: int | None = None
     preset: str | None = None
     recipe: str | None = None

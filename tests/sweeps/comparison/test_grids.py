@@ -117,14 +117,12 @@ def record(run: str, seed: int, *, dataset: str = "cifar10", grid: str = "mollif
 
 
 SWEEP = described(
-    **{
-        "name": "s",
-        "dataset": "cifar10",
-        "fingerprint": "abc",
-        "commit": "c0ffee",
-        "versions": {"torch": "2"},
-        "base_recipe": grids.base("mollification", spec("cifar10"), "fair").to_dict(),
-    }
+    name="s",
+    dataset="cifar10",
+    fingerprint="abc",
+    commit="c0ffee",
+    versions={"torch": "2"},
+    base_recipe=grids.base("mollification", spec("cifar10"), "fair").to_dict(),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.results import Results
 from places import ROOT
 from search import main as search_main
-from servers import juicefs
+from servers import bucket, environment_of, juicefs, moto
 
 TINY = (
     *("--dataset", "digits", "--trials", "5", "--epochs", "3", "--train-fraction", "0.1", "--name", "s"),
@@ -34,12 +33,11 @@ TINY = (
 )
 
 
-def start(folder: Path, *argv: str, **env: str) -> subprocess.Popen[str]:
+def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [sys.executable, str(ROOT / "sweeps/search.py"), *argv],
         cwd=folder,
-        env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -233,51 +231,27 @@ def test_s3(tmp_path, s3):
     """Everything is in the bucket; with the local files gone, the study comes back from there."""
     argv = ["--dataset", "digits", "--trials", "2", "--epochs", "1", "--train-fraction", "0.1", "--name", "s"]
     argv += ["--set", "validation_fraction=0.05", "--storage", "s3://bucket/some/prefix"]
-    finish(start(tmp_path / "a", *argv, **s3))
+    finish(start(tmp_path / "a", *argv))
     study = study_of(tmp_path / "a/runs/s/study.sqlite")
-    keys = set(list_bucket(s3))
+    keys = {entry.key for entry in bucket().objects.all()}
     prefix = "some/prefix/s"
     assert {
         f"{prefix}/{n}" for n in ("sweep.json", "study.sqlite", "report/summary.md", "report/best_recipe.json")
     } <= keys
     assert f"{prefix}/trials/00001/checkpoints/epoch-0001/manifest.json" in keys
     assert study.trials[1].user_attrs["checkpoint"] == "s3://bucket/some/prefix/s/trials/00001/checkpoints/epoch-0001"
-    out = finish(start(tmp_path / "b", *argv, **s3))
+    out = finish(start(tmp_path / "b", *argv))
     assert "is finished: it has all its 2 trials" in out
 
 
 @pytest.fixture(params=["moto", "juicefs"])
-def s3(request, tmp_path):
-    """A server on loopback that speaks S3: moto, or JuiceFS's gateway on a real disk (`uv sync --group faults`)."""
-    env = {"AWS_ACCESS_KEY_ID": "mollify", "AWS_SECRET_ACCESS_KEY": "mollify-secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    with {"moto": moto, "juicefs": juicefs}[request.param](env, tmp_path) as endpoint:
-        yield {**env, "AWS_ENDPOINT_URL": endpoint, "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
-
-
-@contextlib.contextmanager
-def moto(env, folder):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client({**env, "AWS_ENDPOINT_URL": endpoint}).create_bucket(Bucket="bucket")
-    yield endpoint
-    server.stop()
-
-
-def client(env):
-    import boto3
-
-    return boto3.client(
-        "s3",
-        endpoint_url=env["AWS_ENDPOINT_URL"],
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-        region_name=env["AWS_DEFAULT_REGION"],
-    )
-
-
-def list_bucket(env) -> list[str]:
-    return [entry["Key"] for entry in client(env).list_objects_v2(Bucket="bucket")["Contents"]]
+def s3(request, tmp_path, monkeypatch):
+    """A store on loopback that speaks S3, where the environment points to: moto, or JuiceFS's gateway on a real disk
+    (`uv sync --group faults`)."""
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    if request.param == "moto":
+        with moto():
+            yield
+    else:
+        with juicefs(tmp_path) as endpoint, environment_of(endpoint):
+            yield

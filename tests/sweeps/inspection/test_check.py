@@ -31,6 +31,7 @@ from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.study import SweepStudy
 from mollify_sweeps.trial.trial import Writer
+from servers import moto
 
 TRIALS = 5
 
@@ -479,20 +480,9 @@ def test_help_teaches(capsys):
     assert "Exit code: 0 sound" in out
 
 
-def test_in_object_storage(folder, tmp_path, monkeypatch):
+def test_in_object_storage(folder, tmp_path):
     """The live study beside the driver is the truth; without it, the snapshot; and a snapshot must not be behind."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        environment = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
-        for name, value in {**environment, "ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket="bucket")
+    with moto():
         store = Store("s3://bucket/some/s")
         live = f"sqlite:///{folder}/study.sqlite"
         edit(folder / "sweep.json", lambda d: json.dumps({**json.loads(d), "storage": store.uri}).encode())
@@ -517,5 +507,3 @@ def test_in_object_storage(folder, tmp_path, monkeypatch):
         assert found.startswith("sweep: snapshot.sqlite is damaged")
         (folder / "study.sqlite").unlink()
         assert about_the_sweep(store) == [found]
-    finally:
-        server.stop()

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from rich.console import Console
 
@@ -33,7 +32,7 @@ from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import SweepStudy
 from places import ROOT
-from servers import forked
+from servers import forked, moto
 from setups import make_setup
 from status import main
 
@@ -278,16 +277,7 @@ def test_damaged_and_hidden_studies(sweep_in, tmp_path):
 
 def test_in_a_bucket(sweep_in, tmp_path, monkeypatch, capsys):
     """The live study where there is one, else its copy; a copy that is fresh is of a driver that runs."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        keys = {"AWS_ACCESS_KEY_ID": "mollify", "AWS_SECRET_ACCESS_KEY": "mollify", "AWS_DEFAULT_REGION": "us-east-1"}
-        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            monkeypatch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
+    with moto():
         place = sweep_in(tmp_path, cut=True, storage="s3://bucket/sweeps/s", host="node7")
         store = Store("s3://bucket/sweeps") / "s"
         assert (look(store).state, look(store).copied) == ("stopped", None)
@@ -309,8 +299,6 @@ def test_in_a_bucket(sweep_in, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("mollify_sweeps.study.claim.FRESH", -1.0)
         assert look(store).state == "stopped"
         assert "the copy in the storage" in shown("s3://bucket/sweeps/s", capsys=capsys)
-    finally:
-        server.stop()
 
 
 def test_tables_show_what_is_in_them(sweep_in, tmp_path):

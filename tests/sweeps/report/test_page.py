@@ -29,7 +29,7 @@ from evaluations import metadata_of, predictions, rows_of
 from mollify_core.corruptions.heldout import HELDOUT, SEVERITIES
 from mollify_core.measure.metrics import per_image as image_metrics
 from mollify_core.measure.statistics import Mean
-from mollify_core.measure.validation import CELLS, image_values, summarise
+from mollify_core.measure.validation import CELLS, image_values, validation_means
 from mollify_core.recipe import Recipe
 from mollify_sweeps.display import charts
 from mollify_sweeps.display.axes import Linear
@@ -378,7 +378,7 @@ def test_bins_of_the_validation_are_its_metrics(single: optuna.Study) -> None:
     values = validation_values(0.2)
     best = Results(single).compared["best"].number
     rows = model_charts.validation(Results(single), {best: image_values(values)})
-    metrics = summarise(values)
+    metrics = validation_means(values)
     assert [(row["name"], row["severity"]) for row in rows[1:]] == [(n, s) for n in HELDOUT for s in SEVERITIES]
     for name in ("error", "ece"):
         assert rows[0][name] == pytest.approx(metrics[f"clean_{name}"])

@@ -15,7 +15,7 @@ import search
 from mollify_core.datasets.options import DataOptions
 from mollify_sweeps.inspection.state import look
 from mollify_sweeps.plan import settle
-from mollify_sweeps.plan.options import Command, Keeping, Running, Search, Training
+from mollify_sweeps.plan.options import Command, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.database import check_same
 from mollify_sweeps.study.description import Description
@@ -74,7 +74,7 @@ def test_the_trial_that_was_cut_off_is_handed_out_again_and_the_next_one_is_draw
     kept: Path, digits: object
 ) -> None:
     running = Running(Command("sweeps/search.py", ()), DataOptions(), keeping=Keeping(str(kept)))
-    options = Search(running, "digits", Training(**SET), trials=3, name="stopped")  # type: ignore[arg-type]
+    options = Search(running, "digits", RecipeOptions(**SET), trials=3, name="stopped")  # type: ignore[arg-type]
     sweep = settle.search(options)
     known = sweep.setup.location.load("stopped")
     assert known is not None

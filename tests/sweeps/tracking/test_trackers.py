@@ -35,13 +35,11 @@ from setups import described
 KEY = "0123456789abcdef0123456789abcdef01234567"
 RECIPE = Recipe().with_(lr=0.03, max_noise=0.7).to_dict()
 SWEEP = described(
-    **{
-        "name": "tiny sweep",
-        "dataset": "digits",
-        "network": "presnet8",
-        "space": {"lr": {"low": 1e-3, "high": 1.0, "log": True}, "max_noise": {"low": 0.1, "high": 1.0, "log": False}},
-        "created": "2025-01-01T00:00:00+00:00",
-    }
+    name="tiny sweep",
+    dataset="digits",
+    network="presnet8",
+    space={"lr": {"low": 1e-3, "high": 1.0, "log": True}, "max_noise": {"low": 0.1, "high": 1.0, "log": False}},
+    created="2025-01-01T00:00:00+00:00",
 )
 TOLD = f"Description.from_dict({SWEEP.to_dict()!r})"  # for programs of a process of their own
 IMPORT = "from mollify_sweeps.study.description import Description\n"

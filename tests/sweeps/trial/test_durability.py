@@ -44,6 +44,7 @@ from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import NOTHING_NOW, SweepStudy
 from mollify_sweeps.trial import files, preemption
 from mollify_sweeps.trial.trial import Trial, TrialSetup, _peer_lost
+from servers import moto
 from setups import study_of, told
 
 BASE = Recipe().with_(
@@ -368,30 +369,14 @@ def test_a_lost_worker_is_not_its_peers_failure(tmp_path):
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Callable[[bool], str]]:
-    """Starts (True) or stops (False) a server that speaks S3; returns the URI of its bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+    """Starts (True) or stops (False) a server that speaks S3; returns the URI of a place in its bucket."""
+    with moto() as server:
 
-    keys = {"AWS_ACCESS_KEY_ID": "mollify", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    servers = [server]
+        def switch(on: bool) -> str:
+            server.start() if on else server.stop()
+            return "s3://bucket/sweeps"
 
-    def switch(on: bool) -> str:
-        if on and not servers:
-            servers.append(ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False))
-            servers[0].start()
-        elif not on and servers:
-            servers.pop().stop()
-        return "s3://bucket/sweeps"
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
         yield switch
-        switch(False)
 
 
 def test_a_storage_that_is_away_delays_nothing_and_loses_nothing(s3, data, monkeypatch):
