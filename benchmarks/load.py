@@ -79,7 +79,7 @@ def main() -> None:
     from mollify_sweeps.driver import tune
     from mollify_sweeps.driver.searcher import StudySearcher
     from mollify_sweeps.plan import settle
-    from mollify_sweeps.plan.options import Command, Following, Keeping, Running, Search, Training
+    from mollify_sweeps.plan.options import Command, Following, Keeping, RecipeOptions, Running, Search
     from mollify_sweeps.study.database import quiet_optuna
     from mollify_sweeps.trial import actor
 
@@ -104,7 +104,7 @@ def main() -> None:
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         running = Running(Command("benchmarks/load.py", ()), keeping=Keeping(folder), following=Following(wandb="off"))
-        sweep = settle.search(Search(running, "digits", Training(epochs=args.epochs), trials=args.trials))
+        sweep = settle.search(Search(running, "digits", RecipeOptions(epochs=args.epochs), trials=args.trials))
         sweep.local.mkdir(parents=True)
         threading.Thread(target=watch, daemon=True).start()
         with open(os.devnull, "w") as nowhere:

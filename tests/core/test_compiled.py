@@ -310,8 +310,9 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 SCRIPT = """
 import sys
 import torch
-from mollify_core import compiled, distortions, matching, nmi
+from mollify_core import compiled
 from mollify_core.augment import augment
+from mollify_core.matching import distortions, nmi
 x = torch.arange(3 * 3 * 32 * 32).remainder(251).view(3, 3, 32, 32)
 y = augment(x.to(torch.uint8), ["flip", "crop", "rotate", "trivialaugment"], torch.Generator().manual_seed(0))
 nmi.normalized_mutual_information(x / 255, y / 255)

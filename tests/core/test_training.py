@@ -32,6 +32,7 @@ from mollify_core.training import Training, learning_rate
 from mollify_core.training_data import TrainingData, split_rows, training_data
 from mollify_core.worker import Worker
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = Recipe().with_(
     dataset="digits",
     network="resnet8",
@@ -71,14 +72,6 @@ VARIANTS = {
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,8 +1,9 @@
-"""`--confirm K --seeds S`: the best recipes of a search and its two references, trained again with further seeds.
+"""`--confirm K --seeds S`: the best recipes of a search, their controls and its references, with further seeds.
 
 The best of a search is the best on its own validation images with one seed, so part of its advantage is luck. Seeds
-that the search has not seen show what is left of it. The validation images are the same as before; only an evaluation
-on the test set is free of that choice too.
+that the search has not seen show what is left of it. A control has all settings of its recipe but the method: the two
+differ in nothing that the search has tuned for one of them alone, as the references do. The validation images are the
+same as before; only an evaluation on the test set is free of that choice too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from mollify_sweeps.report.words import METRICS
 from mollify_sweeps.study.results import REFERENCES, Results
 
 SUFFIX = "-confirm"
+_CONTROL = ", method off"  # behind the name of the recipe that it controls
+_OFF = {"p_clean": 1.0, "arm": "off"}
 
 
 def check(confirm: Confirm) -> None:
@@ -60,13 +63,20 @@ def settle_again(sweep: Sweep, study: optuna.Study, options: Search) -> Sweep:
 
 
 def chosen(sweep: Sweep, study: optuna.Study, count: int) -> list[Run]:
-    """The references and the `count` best recipes that the search found, as many as it has, the best first."""
+    """The references, and the `count` best recipes that the search found, as many as it has, the best first.
+
+    Each of these is followed by its control, unless that is the recipe itself or plain training.
+    """
     base = sweep.base
     found = [Run(r.name, _settings(base, base.with_({**r.params, **r.settings}))) for r in sweep.setup.references]
+    best = 0
     for trial in Results(study).completed:
-        run = Run(f"trial {trial.number}", _settings(base, Recipe.from_dict(trial.user_attrs["recipe"])))
-        if len(found) < count + len(sweep.setup.references) and run.settings not in [other.settings for other in found]:
-            found.append(run)
+        recipe = Recipe.from_dict(trial.user_attrs["recipe"])
+        run = Run(f"trial {trial.number}", _settings(base, recipe))
+        if best < count and run.settings not in [other.settings for other in found]:
+            best += 1
+            control = Run(run.name + _CONTROL, _settings(base, recipe.with_(_OFF)))
+            found += [one for one in (run, control) if one.settings not in [other.settings for other in found]]
     return found
 
 
@@ -97,11 +107,12 @@ def read(study: optuna.Study) -> Confirmation:
     found = runs.completed(study)
     values = {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()}
     others = sorted(
-        (n for n in found if n not in REFERENCES), key=lambda n: statistics.mean([*values[n].values()]).value
+        (n for n in found if n not in REFERENCES and not n.endswith(_CONTROL)),
+        key=lambda n: statistics.mean([*values[n].values()]).value,
     )
-    pairs = [(n, r) for n in others for r in REFERENCES if r in found]
+    pairs = [(n, r) for n in others for r in (n + _CONTROL, *REFERENCES) if r in found]
     pairs += [("paper", "plain")] if REFERENCES.keys() <= found.keys() else []
-    names = [*others, *(r for r in REFERENCES if r in found)]
+    names = [n for n in (*(m for o in others for m in (o, o + _CONTROL)), *REFERENCES) if n in found]
     compared = statistics.compare(values, pairs)
     return Confirmation(Results(study), {n: found[n] for n in names}, {n: values[n] for n in names}, compared)
 
@@ -132,13 +143,14 @@ def section(confirmation: Confirmation) -> Section:
 
 
 def verdicts(confirmation: Confirmation) -> list[str]:
-    """A sentence for each recipe of the search: its value, and whether the references are told from it."""
-    metric, sentences = confirmation.results.metric, []
+    """A sentence for each recipe of the search: its value, and whether control and references are told from it."""
+    metric, found, sentences = confirmation.results.metric, confirmation.values, []
     for name, values in confirmation.values.items():
-        if name in REFERENCES:
+        if name in REFERENCES or name.endswith(_CONTROL):
             continue
         words: dict[str, list[str]] = {}
-        for reference, text in REFERENCES.items():
+        held = {name + _CONTROL: "its own other settings without the method"} if name + _CONTROL in found else {}
+        for reference, text in {**held, **REFERENCES}.items():
             difference = confirmation.compared.get((name, reference))
             p = "" if difference is None or math.isnan(difference.p) else f" (corrected p = {difference.corrected:.2g})"
             if difference is None:
@@ -197,6 +209,7 @@ def note(confirmation: Confirmation) -> str:
     few = min(map(len, confirmation.found.values()), default=0)
     return (
         f"With {few} seeds only large differences can be told; that two are not told apart does not mean that they are "
-        "equal. Validation images are those of the search: `python sweeps/evaluate.py` on this sweep measures the same "
-        "on the test set."
+        "equal. What the method does is told by a recipe against its control, which has the same learning rate and "
+        "other settings; the references have settings that were not searched. Validation images are those of the "
+        "search: `python sweeps/evaluate.py` on this sweep measures the same on the test set."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ class Reproduction:
     augmentations: tuple[str, ...] | None = None
     seeds: int = 3
     seed: int = 0
-    training: RecipeOptions = RecipeOptions()
-    test: TestOptions = TestOptions(extra=False)
+    training: RecipeOptions = field(default_factory=RecipeOptions)
+    test: TestOptions = field(default_factory=TestOptions)
 
 
 def reproduce(options: Reproduction) -> int:

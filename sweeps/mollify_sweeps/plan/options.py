@@ -1,4 +1,4 @@
-"""What a user says of a sweep, as typed values: where its data is, on what it runs, where it is kept, what it searches."""
+"""What a user says of a sweep, as typed values: its data, on what it runs, where it is kept, what it searches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Resources:
         address: of a Ray cluster; None starts Ray here.
     """
 
-    workers: Workers = Workers(1, 1)
+    workers: Workers = field(default_factory=lambda: Workers(1, 1))
     cpus: int = 1
     gpus: float | None = None
     pack: bool = False

@@ -42,10 +42,9 @@ def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, confir
             pruning = "none (Optuna prunes on one objective only)"
         table.add_row("minimise", f"{', '.join(objectives)} on validation; pruner {pruning}")
     if confirm is not None and confirm.best:
-        more = (confirm.best + len(setup.references)) * confirm.seeds
-        table.add_row(
-            "confirm", f"then the {confirm.best} best and trials 0 and 1, {confirm.seeds} seeds each: {more} more"
-        )
+        more = (2 * confirm.best + len(setup.references)) * confirm.seeds
+        recipes = f"the {confirm.best} best, each also without the method, and trials 0 and 1"
+        table.add_row("confirm", f"then {recipes}, {confirm.seeds} seeds each: at most {more} more")
     table.add_row("a trial", f"{place.workers} on {place.device}, {place.cpus} CPU each")
     if place.workers.elastic:
         table.add_row("", "as many as the cluster has; the numbers then depend on when machines come and go")

@@ -122,12 +122,13 @@ def _answer(results: Results, differences: Differences) -> str:
         return f"No: no trial of this sweep has a lower {name} than plain training."
     found = differences.get(metric, {}).get(("best", "plain"))
     if found is None:
-        return f"It seems so: the best trial's {name} is below plain training's; how surely is not known."
+        below = f"the best trial's {name} is below plain training's; how surely is not known."
+        return f"It seems so: {below} {words.untuned(results)}".strip()
     mean, low, high = _rounded(metric, Mean(-found.value, -found.high, -found.low, found.count), "")
     below = f"the best trial's {name} is {mean}{points(metric)} (95 % interval {low} to {high}) below plain training's."
     if found.spans_zero:
         return f"These images cannot tell: {below}"
-    text = f"Yes, on these validation images: {below}"
+    text = f"These validation images suggest so: {below} {words.untuned(results)}".strip()
     search = differences[metric].get(("best", "paper"))
     if search is not None and search.spans_zero:
         text += " Whether the search found anything better than the paper's schedule, they cannot tell."

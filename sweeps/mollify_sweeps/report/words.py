@@ -13,6 +13,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.measure.statistics import Mean, paired_interval
+from mollify_core.recipe import Matching, Mollify
 from mollify_sweeps.display.text import label, points, scale, setting, shown
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.results import REFERENCES, Results
@@ -96,6 +97,21 @@ def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str
             first, second = (per_image.get(trials[name].number, {}).get(metric) for name in pair)
             found[pair] = None if first is None or second is None else paired_interval(first, second)
     return found
+
+
+def untuned(results: Results) -> str:
+    """What the comparison with plain training leaves open: settings that were searched, though they are no method's."""
+    own = {**Mollify.__dataclass_fields__, **Matching.__dataclass_fields__}
+    shared = [name for name in results.sweep.space if name not in own]
+    if not shared:
+        return ""
+    searched = (
+        f"{' and '.join(shared)} {'was' if len(shared) == 1 else 'were'} searched for it and not for plain training"
+    )
+    return (
+        f"That does not prove the method: {searched}. `--confirm 1` trains the best recipe without the method too, and "
+        "tells what is its part."
+    )
 
 
 def caveat(results: Results) -> str:

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mollify_sweeps.display.text import duration
+from mollify_sweeps.tracking.follower import Follower
 
 _LINE_EVERY = 60.0  # seconds between lines where there is no terminal
-from mollify_sweeps.tracking.follower import Follower
 
 
 class View(Follower):

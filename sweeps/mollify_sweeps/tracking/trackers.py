@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from mollify_core.errors import ConfigError
-from mollify_sweeps.tracking.wandb_runs import Mode, WandbRuns, check_login, failure
-
-CLOSE_TIMEOUT = 120.0  # seconds to wait for one tracker at the end; what is written locally is kept in any case
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.tracking.follower import Follower
 from mollify_sweeps.tracking.tensorboard import TensorBoard
+from mollify_sweeps.tracking.wandb_runs import Mode, WandbRuns, check_login, failure
+
+CLOSE_TIMEOUT = 120.0  # seconds to wait for one tracker at the end; what is written locally is kept in any case
 
 
 class Trackers(Follower):

@@ -19,12 +19,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mollify_core.errors import ConfigError
+from mollify_sweeps.study.description import Description
+from mollify_sweeps.tracking.follower import Follower
 
 Mode = Literal["online", "offline", "off"]
 
 PATIENCE = 30.0  # seconds for wandb's server, at the start and at the end of a run
-from mollify_sweeps.study.description import Description
-from mollify_sweeps.tracking.follower import Follower
 
 
 class WandbRuns(Follower):

@@ -33,16 +33,11 @@ SOME = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def heavy_are_slow(names):
     return [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in names]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def on_meta(name, num_classes, image_shape, **options):

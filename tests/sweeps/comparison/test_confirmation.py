@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from scipy import stats
@@ -82,14 +83,32 @@ def test_the_best_recipes_are_chosen_each_once_with_the_references():
     setup = SimpleNamespace(references=references(load(None, base, 32), base, 32))
     chosen = confirmation.chosen(SimpleNamespace(base=base, setup=setup), study, 3)  # type: ignore[arg-type]
     assert [run.name for run in chosen[:2]] == ["paper", "plain"]
-    assert len(chosen) == 5
+    assert len(chosen) == 8
+    controls = chosen[3::2]
     ranked = sorted((t for t in study.trials if t.values), key=lambda t: t.values[0])
     ranked = [t for t in ranked if "reference" not in t.user_attrs]
-    assert [run.name for run in chosen[2:]] == [f"trial {t.number}" for t in ranked[:3]]
-    for run, trial in zip(chosen[2:], ranked, strict=False):
+    assert [run.name for run in chosen[2::2]] == [f"trial {t.number}" for t in ranked[:3]]
+    assert [run.name for run in controls] == [f"trial {t.number}, method off" for t in ranked[:3]]
+    for run, control, trial in zip(chosen[2::2], controls, ranked, strict=False):
+        assert control.settings == {**run.settings, "p_clean": 1.0}, "they differ in the method alone"
         recipe = base.with_({**run.settings, "seed": 3})
         assert recipe == Recipe.from_dict(trial.user_attrs["recipe"]).with_(seed=3)
     assert base.with_(chosen[1].settings).mollify.p_clean == 1
+
+
+def test_what_the_method_does_is_told_by_the_control():
+    """Nine tenths of the advantage over plain training are the learning rate's: the control says so."""
+    off, on = [1.01, 1.12, 0.92, 1.03], [1.0, 1.1, 0.9, 1.0]
+    values = {"plain": [1.5, 1.65, 1.35, 1.55], "trial 4": on, "trial 4, method off": off}
+    found = confirmation.read(study_of_runs(values))
+    assert list(found.values) == ["trial 4", "trial 4, method off", "plain"]
+    difference = found.compared["trial 4", "trial 4, method off"]
+    low, high = stats.t.interval(
+        0.95, 3, *(f([a - b for a, b in zip(on, off, strict=True)]) for f in (np.mean, stats.sem))
+    )
+    assert (difference.mean.low, difference.mean.high) == pytest.approx((low, high))
+    line = next(line for line in confirmation.summary(found).splitlines() if line.startswith("- trial 4:"))
+    assert line.index("its own other settings without the method") < line.index("plain training")
 
 
 def test_what_seeds_tell_and_what_they_cannot():
@@ -140,16 +159,19 @@ def test_a_whole_confirmation(tmp_path):
     command += ["--confirm", "1", "--seeds", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "then the 1 best and trials 0 and 1, 2 seeds each: 6 more" in done.stdout
+    assert "at most 8 more" in done.stdout
     study = Location.of_file(tmp_path / "runs/s-confirm/study.sqlite").load("s-confirm")
     assert study is not None
     found = runs.completed(study)
-    assert found.keys() == {"paper", "plain", "trial 2"}
+    assert found.keys() == {"paper", "plain", "trial 2", "trial 2, method off"}
     assert all(of.keys() == {1, 2} for of in found.values())
     for name, number in (("paper", 0), ("plain", 1), ("trial 2", 2)):
         of_search = Location.of_file(tmp_path / "runs/s/study.sqlite").load("s").trials[number]  # type: ignore[union-attr]
         for seed, trial in found[name].items():
             assert trial.user_attrs["recipe"] == {**of_search.user_attrs["recipe"], "seed": seed}
+    for seed, trial in found["trial 2, method off"].items():
+        on, off = (Recipe.from_dict(t.user_attrs["recipe"]) for t in (found["trial 2"][seed], trial))
+        assert off == on.with_(p_clean=1.0)
     text = (tmp_path / "runs/s/report/confirmation.md").read_text()
     assert "trial 2" in text
     assert "trial 2 - plain" in text
@@ -158,4 +180,4 @@ def test_a_whole_confirmation(tmp_path):
     assert "trial 2 - plain" in page
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "Sweep s-confirm is finished: it has all its 6 trials." in again.stdout
+    assert "Sweep s-confirm is finished: it has all its 8 trials." in again.stdout

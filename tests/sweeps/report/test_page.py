@@ -162,8 +162,11 @@ def test_the_page_answers_first_and_has_all_sections(full: str, single: optuna.S
     assert [name for name, _ in tree.elements if re.fullmatch(r"h\d", name)] == ["h1", *["h2"] * len(SECTIONS)]
     assert headings(full) == SECTIONS
     assert (
-        text.index("Was mollification worth it?") < text.index("Yes, on these validation images") < text.index("95 %")
+        text.index("Was mollification worth it?")
+        < text.index("These validation images suggest so")
+        < text.index("95 %")
     )
+    assert "That does not prove the method: lr and weight_decay were searched for it and not for plain training" in text
     assert f"one training seed, and the best was chosen among {len(Results(single).completed)} completed" in text
     for fact in ("0f1e2d3c4b5a", "abc1234", "torch 2.9.0", "s3://bucket/sweeps/night", "tpe, median, 3", "verified"):
         assert fact in text

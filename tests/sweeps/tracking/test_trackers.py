@@ -114,7 +114,8 @@ def run_python(code: str, *argv: str, **env: str) -> subprocess.CompletedProcess
 
 
 def test_import_is_cheap() -> None:
-    code = "import sys, mollify_sweeps.tracking.trackers; print({'torch', 'wandb', 'tensorboard', 'ray', 'optuna'} & set(sys.modules))"
+    heavy = "{'torch', 'wandb', 'tensorboard', 'ray', 'optuna'}"
+    code = f"import sys, mollify_sweeps.tracking.trackers\nprint({heavy} & set(sys.modules))"
     assert run_python(code).stdout.strip() == "set()"
 
 
@@ -320,7 +321,8 @@ def test_wandb_prints_nothing_and_keeps_no_secret(tmp_path: Path) -> None:
 def test_an_unreachable_wandb_server_neither_delays_nor_stops_the_sweep(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nimport torch.utils.tensorboard, wandb\n"
-        f"{IMPORT}import mollify_sweeps.tracking.trackers as t, mollify_sweeps.tracking.wandb_runs as w\nt.CLOSE_TIMEOUT, w.PATIENCE = 4.0, 1.0\n"
+        f"{IMPORT}import mollify_sweeps.tracking.trackers as t, mollify_sweeps.tracking.wandb_runs as w\n"
+        "t.CLOSE_TIMEOUT, w.PATIENCE = 4.0, 1.0\n"
         f"trackers = t.Trackers(sweep={TOLD}, folder=Path(sys.argv[1]), wandb='online')\n"
         "begin = time.monotonic()\n"
         "for number in range(2):\n"

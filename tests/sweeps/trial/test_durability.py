@@ -58,15 +58,8 @@ BASE = Recipe().with_(
     lr=0.05,
 )
 STEPS = 4  # in an epoch of BASE
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPACE = "max_noise: {low: 0.2, high: 1.0}\nlr: {low: 0.01, high: 0.1, log: true}\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -787,11 +780,11 @@ def test_what_a_sweep_writes_is_its_owners_only(monkeypatch, tmp_path):
     before = os.umask(0o022)
     try:
 
-        def writes(args):
+        def writes(options):
             Store(str(tmp_path / "sweep")).write("trials/file", b"")
             return 0
 
-        monkeypatch.setattr("mollify_sweeps.driver.search.run", writes)
+        monkeypatch.setattr("mollify_sweeps.driver.search.search", writes)
         handler = signal.getsignal(signal.SIGTERM)
         assert search.main(["--dataset", "digits"]) == 0
         signal.signal(signal.SIGTERM, handler)
