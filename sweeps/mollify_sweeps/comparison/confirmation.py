@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
 from mollify_core.errors import ConfigError
 from mollify_core.measure import statistics
+from mollify_core.measure.contrast import Contrast, contrast
 from mollify_core.measure.statistics import Difference, Mean
 from mollify_core.recipe import Recipe
 from mollify_sweeps.display.charts import difference_row, interval_chart
@@ -25,12 +27,13 @@ from mollify_sweeps.plan import runs, settle
 from mollify_sweeps.plan.options import Confirm, Search
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.plan.sweep import Sweep
-from mollify_sweeps.report.words import METRICS
+from mollify_sweeps.report.words import METRICS, PerImage
 from mollify_sweeps.study.results import REFERENCES, Results
 
 SUFFIX = "-confirm"
 _CONTROL = ", method off"  # behind the name of the recipe that it controls
 _OFF = {"p_clean": 1.0, "arm": "off"}
+_MATTERS = 0.01  # smallest difference that matters, as a share of the control's value
 
 
 def check(confirm: Confirm) -> None:
@@ -93,17 +96,25 @@ class Confirmation:
         results: of the confirming sweep.
         found: recipe's name -> seed -> its completed trial; the search's recipes first, the best of them first.
         values: the same, with the objective's final value in place of the trial.
-        compared: (recipe, reference) -> their paired difference, also of the two references.
+        compared: (recipe, control or reference) -> their paired difference over seeds, also of the two references.
+        method: recipe -> what the method does to it, the other settings kept: over seeds and images; without those
+            that have no value per image.
     """
 
     results: Results
     found: dict[str, dict[int, FrozenTrial]]
     values: dict[str, dict[int, float]]
     compared: dict[tuple[str, str], Difference]
+    method: dict[str, Contrast]
 
 
-def read(study: optuna.Study) -> Confirmation:
-    """What the study of a confirming sweep says; it may still run."""
+def read(study: optuna.Study, per_image: PerImage | None = None) -> Confirmation:
+    """What the study of a confirming sweep says; it may still run.
+
+    Args:
+        study: the confirming sweep's.
+        per_image: trial number -> metric -> (images,) values, as of `build.build`.
+    """
     found = runs.completed(study)
     values = {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()}
     others = sorted(
@@ -114,7 +125,24 @@ def read(study: optuna.Study) -> Confirmation:
     pairs += [("paper", "plain")] if REFERENCES.keys() <= found.keys() else []
     names = [n for n in (*(m for o in others for m in (o, o + _CONTROL)), *REFERENCES) if n in found]
     compared = statistics.compare(values, pairs)
-    return Confirmation(Results(study), {n: found[n] for n in names}, {n: values[n] for n in names}, compared)
+    results = Results(study)
+    method = {name: _part(found, name, results.metric, per_image or {}) for name in others if name + _CONTROL in found}
+    return Confirmation(
+        results,
+        {n: found[n] for n in names},
+        {n: values[n] for n in names},
+        compared,
+        {name: part for name, part in method.items() if part is not None},
+    )
+
+
+def _part(found: dict[str, dict[int, FrozenTrial]], name: str, metric: str, per_image: PerImage) -> Contrast | None:
+    """A recipe less its control, over the seeds and the images that both have."""
+    seeds = sorted(found[name].keys() & found[name + _CONTROL].keys())
+    values = [[per_image.get(found[c][s].number, {}).get(metric) for s in seeds] for c in (name + _CONTROL, name)]
+    if len(seeds) < 2 or any(v is None for cell in values for v in cell):
+        return None
+    return contrast(np.array(values), (-1, 1))
 
 
 def summary(confirmation: Confirmation) -> str:
@@ -149,7 +177,8 @@ def verdicts(confirmation: Confirmation) -> list[str]:
         if name in REFERENCES or name.endswith(_CONTROL):
             continue
         words: dict[str, list[str]] = {}
-        held = {name + _CONTROL: "its own other settings without the method"} if name + _CONTROL in found else {}
+        control = name + _CONTROL in found and name not in confirmation.method  # seeds alone can tell of it
+        held = {name + _CONTROL: "its own other settings without the method"} if control else {}
         for reference, text in {**held, **REFERENCES}.items():
             difference = confirmation.compared.get((name, reference))
             p = "" if difference is None or math.isnan(difference.p) else f" (corrected p = {difference.corrected:.2g})"
@@ -162,10 +191,21 @@ def verdicts(confirmation: Confirmation) -> list[str]:
             else:
                 said = "these seeds cannot tell it from"
             words.setdefault(said, []).append(text + p)
-        told = "; ".join(f"{said} {' or '.join(texts)}" for said, texts in words.items())
+        part = confirmation.method.get(name)
+        parts = [] if part is None else [_told(metric, part, statistics.mean([*found[name + _CONTROL].values()]))]
+        told = "; ".join([*parts, *(f"{said} {' or '.join(texts)}" for said, texts in words.items())])
         mean = statistics.mean([*values.values()])
         sentences.append(f"{name}: {label(metric)} {interval(metric, mean)}; {told}.")
     return sentences or ["No recipe of the search has completed."]
+
+
+def _told(metric: str, part: Contrast, control: Mean) -> str:
+    """What the method does to a recipe, in words."""
+    word = part.word(_MATTERS * abs(control.value))
+    said = {"better": "the method makes it better", "worse": "the method makes it worse"}
+    text = said.get(word, f"what the method does: {word}")
+    over = f"over {part.count} seeds and {part.images} images"
+    return f"its other settings kept, {text}, {interval(metric, part, '+')} {over}"
 
 
 def interval(metric: str, mean: Mean, sign: str = "") -> str:

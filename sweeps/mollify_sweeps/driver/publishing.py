@@ -6,11 +6,13 @@ import functools
 import io
 import shlex
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from mollify_sweeps.display.page import Section
@@ -56,7 +58,7 @@ class Publication:
     def build(self, console: Console) -> int | None:
         """Writes the report to storage and prints it; returns the number of the best trial."""
         self._seen: dict[str, Any] = {
-            "per_image": _per_image(self.sweep, self.study),
+            "per_image": per_image(self.sweep, Results(self.study).compared.values()),
             "evaluation": _tested(self.sweep, there=True),
             "commands": _commands(self.sweep),
         }
@@ -97,10 +99,10 @@ def _tested(sweep: Sweep, there: bool = False) -> Path | None:
     return path if path and (path.is_file() or not there) else None
 
 
-def _per_image(sweep: Sweep, study: optuna.Study) -> dict[int, dict[str, np.ndarray]]:
-    """Values over the validation images of the trials that are compared image by image."""
+def per_image(sweep: Sweep, trials: Iterable[FrozenTrial]) -> dict[int, dict[str, np.ndarray]]:
+    """Values over the validation images of trials that are compared image by image."""
     result = {}
-    for trial in Results(study).compared.values():
+    for trial in trials:
         data = retry(functools.partial(sweep.store.read, f"{trial_folder(trial.number)}/validation.npz"))
         if data:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

@@ -6,10 +6,11 @@ from rich.console import Console
 
 from mollify_sweeps.comparison import confirmation
 from mollify_sweeps.driver.carry_out import carry_out
-from mollify_sweeps.driver.publishing import Publication
+from mollify_sweeps.driver.publishing import Publication, per_image
 from mollify_sweeps.plan import settle
 from mollify_sweeps.plan.options import Search
 from mollify_sweeps.study.database import quiet_optuna
+from mollify_sweeps.study.results import Results
 
 
 def search(options: Search) -> int:
@@ -39,7 +40,7 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     if carried.code is not None:
         return carried.code
     assert carried.study is not None
-    confirmed = confirmation.read(carried.study)
+    confirmed = confirmation.read(carried.study, per_image(carried.sweep, Results(carried.study).completed))
     report.add(confirmation.section(confirmed), "confirmation.md", confirmation.summary(confirmed))
     console.print("\n[bold]Confirmed with further seeds[/]")
     for text in [*confirmation.verdicts(confirmed), confirmation.note(confirmed)]:

@@ -111,6 +111,29 @@ def test_what_the_method_does_is_told_by_the_control():
     assert line.index("its own other settings without the method") < line.index("plain training")
 
 
+def test_what_the_method_does_is_told_over_seeds_and_images():
+    """Images that like it or not widen the interval that seeds alone would give, and the word follows."""
+    rng = np.random.default_rng(0)
+    off, on = [1.01, 1.12, 0.92, 1.03], [0.96, 1.07, 0.87, 0.98]
+    study = study_of_runs({"plain": [1.5, 1.65, 1.35, 1.55], "trial 4": on, "trial 4, method off": off})
+    numbers = {name: [t.number for t in of.values()] for name, of in runs.completed(study).items()}
+    for spread, word in ((0.1, "the method makes it better"), (3.0, "what the method does: cannot be told")):
+        likes = rng.normal(0, spread, 400)
+        likes -= likes.mean()
+        per_image = {
+            number: {"corrupted_nll": np.full(400, mean) + likes * (name == "trial 4")}
+            for name, means in (("trial 4", on), ("trial 4, method off", off))
+            for number, mean in zip(numbers[name], means, strict=True)
+        }
+        found = confirmation.read(study, per_image)
+        part = found.method["trial 4"]
+        assert part.value == pytest.approx(-0.05)
+        assert part.high - part.low >= 2 * 1.96 * likes.std() / 20
+        line = next(line for line in confirmation.summary(found).splitlines() if line.startswith("- trial 4:"))
+        assert f"its other settings kept, {word}, -0.05000" in line
+        assert "over 4 seeds and 400 images" in line
+
+
 def test_what_seeds_tell_and_what_they_cannot():
     values = {"paper": [1.0, 1.1, 0.9, 1.0], "plain": [1.5, 1.65, 1.35, 1.55], "trial 4": [0.98, 1.13, 0.88, 1.02]}
     text = confirmation.summary(confirmation.read(study_of_runs(values)))
@@ -175,6 +198,7 @@ def test_a_whole_confirmation(tmp_path):
     text = (tmp_path / "runs/s/report/confirmation.md").read_text()
     assert "trial 2" in text
     assert "trial 2 - plain" in text
+    assert "over 2 seeds and" in text
     page = (tmp_path / "runs/s/report/report.html").read_text()
     assert "Confirmed with further seeds" in page
     assert "trial 2 - plain" in page
