@@ -21,6 +21,7 @@ examples:
   python sweeps/status.py digits-resnet20-1a2b3c   one sweep and its trials
   python sweeps/status.py runs/my-sweep --stop     as Ctrl-C at its driver: nothing is lost
   python sweeps/status.py runs/my-sweep --continue --run
+  python sweeps/status.py runs/my-sweep --report now.html
 """
 
 
@@ -28,7 +29,7 @@ def parser() -> Parser:
     """The parser; every option says what it does and its default."""
     p = Parser(
         prog="sweeps/status.py",
-        description="How sweeps are, while their drivers run and after these are gone; and stop or continue one.",
+        description="How sweeps are, while their drivers run and after these are gone; and stop, continue or show one.",
         epilog=_EPILOG,
     )
     p.add_argument("where", nargs="?", default="runs", metavar="SWEEP|STORAGE", help="see below (default: runs)")
@@ -40,6 +41,7 @@ def parser() -> Parser:
     g.add_argument(
         "--continue", dest="go_on", action="store_true", help="print the command that goes on with this sweep"
     )
+    g.add_argument("--report", metavar="FILE", help="write this sweep's page as it is now, also while it runs")
     p.add_argument("--run", action="store_true", help="with --continue: run it")
     return p
 
@@ -57,7 +59,12 @@ def _run(argv: list[str] | None) -> int:
         raise ConfigError(f"Expected --watch to be a positive number of seconds, but got {args.watch:g}")
     from mollify_sweeps.inspection import status  # Optuna is slow to import: --help answers at once
 
-    if args.stop:
+    if args.report:
+        from mollify_sweeps.driver.publishing import write_kept_page
+
+        write_kept_page(status.only(args.where), Path(args.report), args.study_url)
+        print(f"page: {args.report}")
+    elif args.stop:
         status.stop(args.where, args.study_url)
     elif args.go_on:
         status.go_on(args.where, args.study_url, run=args.run)

@@ -35,7 +35,7 @@ def test_reads_as_a_notebook_whose_imports_exist(path: Path) -> None:
     assert notebook.cells[0].source.startswith(f"# {path.stem[0]}. ")
     imports = 0
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("mollify_core", "sweeps"):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("mollify_core", "mollify_sweeps"):
             module = importlib.import_module(node.module)
             for alias in node.names:
                 if not hasattr(module, alias.name):

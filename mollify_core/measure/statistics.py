@@ -59,7 +59,7 @@ class Difference:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """The mean of a number per seed, its interval by Student's t; without one below two seeds.
+    """The mean of a number per seed, its interval by Student's t; without one below two seeds or without variance.
 
     Raises:
         ValueError: there is no number.
@@ -68,7 +68,7 @@ def mean(values: Sequence[float]) -> Mean:
         raise ValueError("Expected a number for at least one seed, but got none")
     sample = np.asarray(values, dtype=np.float64)
     centre, count = float(sample.mean()), len(sample)
-    if count < 2:
+    if not _vary(sample):
         return Mean(centre, math.nan, math.nan, count)
     from scipy import stats  # slow to import
 
@@ -131,12 +131,15 @@ def compare(
     return {pair: Difference(means[pair], raw[pair], corrected[pair]) for pair in means}
 
 
+def _vary(values: Sequence[float] | np.ndarray) -> bool:
+    """Whether there are two values that differ by more than rounding."""
+    return len(values) > 1 and float(np.ptp(values)) > 1e-12 * float(np.abs(values).max())
+
+
 def _paired_t(differences: Sequence[float]) -> float:
-    """p of Student's t test that the mean difference is 0; NaN below two, 1 or 0 where all are equal."""
-    if len(differences) < 2:
+    """p of Student's t test that the mean difference is 0; NaN below two, or without variance: then no claim."""
+    if not _vary(differences):
         return math.nan
-    if len(set(differences)) == 1:
-        return 1.0 if differences[0] == 0 else 0.0
     from scipy import stats
 
     return float(stats.ttest_1samp(differences, 0.0).pvalue)

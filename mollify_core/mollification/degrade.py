@@ -72,7 +72,7 @@ def mollify_(x: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
 
     Args:
         x: (batch, channels, height, width) float32 normalised images, contiguous; overwritten.
-        draw: what to do to which rows, see `mollify_core.schedule.draw`.
+        draw: what to do to which rows, see `mollify_core.mollification.schedule.draw`.
         generator: generator of the noise, on the device of `x`.
 
     Returns:

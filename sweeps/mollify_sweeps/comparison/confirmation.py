@@ -185,7 +185,7 @@ def verdicts(confirmation: Confirmation) -> list[str]:
             if difference is None:
                 said = "there is no common seed to compare it with"
             elif math.isnan(difference.p):
-                said = "one seed cannot tell it from"
+                said = f"{'one seed' if difference.mean.count < 2 else 'seeds without variance'} cannot tell it from"
             elif difference.told:
                 said = f"it is {'better' if difference.mean.value < 0 else 'worse'} than"
             else:

@@ -15,12 +15,14 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from mollify_core.errors import ConfigError
 from mollify_sweeps.display.page import Section
 from mollify_sweeps.plan.sweep import Sweep
-from mollify_sweeps.report.build import build, write_page
+from mollify_sweeps.report.build import PAGE, build, write_page
 from mollify_sweeps.report.terminal import print_result
 from mollify_sweeps.storage.patience import retry
-from mollify_sweeps.storage.store import trial_folder
+from mollify_sweeps.storage.store import Store, trial_folder
+from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.tracking.wandb_runs import publish
 
@@ -58,7 +60,7 @@ class Publication:
     def build(self, console: Console) -> int | None:
         """Writes the report to storage and prints it; returns the number of the best trial."""
         self._seen: dict[str, Any] = {
-            "per_image": per_image(self.sweep, Results(self.study).compared.values()),
+            "per_image": per_image(self.sweep.store, Results(self.study).compared.values()),
             "evaluation": _tested(self.sweep, there=True),
             "commands": _commands(self.sweep),
         }
@@ -71,10 +73,36 @@ class Publication:
     def add(self, section: Section, name: str, text: str) -> None:
         """Puts a section right after the page's answer, and the same as text into a file of its own."""
         folder = Path(self._folder.name)
-        write_page(Results(self.study), folder, **self._seen, extra=[section])
+        write_page(Results(self.study), folder / PAGE, **self._seen, extra=[section])
         (folder / name).write_text(text, encoding="utf-8")
-        for changed in ("report.html", name):
+        for changed in (PAGE, name):
             retry(functools.partial(self._store.write, changed, (folder / changed).read_bytes()))
+
+
+def write_kept_page(store: Store, path: Path, study_url: str | None = None) -> None:
+    """Writes the page of a kept sweep as it is now, also while it runs.
+
+    Args:
+        store: the sweep's folder.
+        path: of the page.
+        study_url: see `reading.opened`.
+
+    Raises:
+        ConfigError: it has no study yet.
+        StorageError: the sweep cannot be read, or the page not written.
+    """
+    with kept(store, study_url) as (description, reading):
+        if reading.study is None:
+            raise ConfigError(f"Expected a sweep with a study, but {store.uri!r} has none yet")
+        results, started = Results(reading.study), description.started if description else None
+        ended = sum(trial.state.is_finished() for trial in results.trials)
+        total = max(started.trials or 0 if started else 0, len(results.trials))
+        write_page(
+            results,
+            path,
+            per_image=per_image(store, results.compared.values()),
+            warning=f"Unfinished: {ended} of {total} trials have ended." if ended < total else "",
+        )
 
 
 def _commands(sweep: Sweep) -> list[tuple[str, str]]:
@@ -99,11 +127,11 @@ def _tested(sweep: Sweep, there: bool = False) -> Path | None:
     return path if path and (path.is_file() or not there) else None
 
 
-def per_image(sweep: Sweep, trials: Iterable[FrozenTrial]) -> dict[int, dict[str, np.ndarray]]:
+def per_image(store: Store, trials: Iterable[FrozenTrial]) -> dict[int, dict[str, np.ndarray]]:
     """Values over the validation images of trials that are compared image by image."""
     result = {}
     for trial in trials:
-        data = retry(functools.partial(sweep.store.read, f"{trial_folder(trial.number)}/validation.npz"))
+        data = retry(functools.partial(store.read, f"{trial_folder(trial.number)}/validation.npz"))
         if data:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 result[trial.number] = dict(arrays)

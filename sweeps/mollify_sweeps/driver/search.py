@@ -40,7 +40,7 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     if carried.code is not None:
         return carried.code
     assert carried.study is not None
-    confirmed = confirmation.read(carried.study, per_image(carried.sweep, Results(carried.study).completed))
+    confirmed = confirmation.read(carried.study, per_image(carried.sweep.store, Results(carried.study).completed))
     report.add(confirmation.section(confirmed), "confirmation.md", confirmation.summary(confirmed))
     console.print("\n[bold]Confirmed with further seeds[/]")
     for text in [*confirmation.verdicts(confirmed), confirmation.note(confirmed)]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mollify_core import checkpoint
-from mollify_core.errors import CheckpointError, ConfigError, DataError, StorageError, first_line
+from mollify_core.errors import CheckpointError, ConfigError, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import SWEEP, Store, trial_folder
-from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.reading import opened
+from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
 
 
@@ -78,15 +77,14 @@ def _at(store: Store, label: str | None, warn: Callable[[str], None], study_url:
     if store.read(checkpoint.MANIFEST) is not None:
         yield _model(store, label or f"{_parent(store.root)}-{own}")
         return
-    sweep = store.read(SWEEP)
-    if sweep is None:
+    if store.read(SWEEP) is None:
         for folder in (store / "checkpoints", store):
             epochs = checkpoint.epochs(folder.fs, folder.root)
             if epochs:
                 yield _newest(folder, epochs, label or own, warn)
                 return
         raise ConfigError(f"Expected a checkpoint, a folder with checkpoints or a sweep, but {store.uri!r} is none")
-    found = _compared(store, sweep, study_url)
+    found = _compared(store, study_url)
     if not found:
         raise ConfigError(f"Expected a sweep with a completed trial, but {store.uri!r} has none yet")
     for name, number in found:
@@ -131,15 +129,11 @@ def _model(store: Store, label: str) -> Model:
     return Model(label, store.uri, recipe, state, hashlib.sha256(manifest).hexdigest())
 
 
-def _compared(store: Store, sweep: bytes, study_url: str | None) -> list[tuple[str, int]]:
+def _compared(store: Store, study_url: str | None) -> list[tuple[str, int]]:
     """(label, trial number) of the sweep's best trial and its references; one that is both keeps the reference's."""
-    try:
-        description = Description.from_json(sweep)
-    except DataError as error:
-        raise StorageError(f"Cannot read {store.uri}/{SWEEP}: {error}") from None
-    with opened(store, description, study_url) as reading:
+    with kept(store, study_url) as (_, reading):
         if reading.study is None:
-            raise StorageError(f"Expected the study of sweep {description.name!r}, but there is none")
+            raise StorageError(f"Expected the study of sweep {store.uri!r}, but there is none")
         results = Results(reading.study)
     if not results.sweep.space:  # it searches nothing: every run is what it was made for
         return [(t.user_attrs["reference"], t.number) for t in sorted(results.completed, key=lambda t: t.number)]

@@ -16,12 +16,12 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from pyarrow import fs
 
-from mollify_core.errors import ConfigError, DataError, MollifyError, StorageError, first_line
+from mollify_core.errors import ConfigError, MollifyError, StorageError, first_line
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
 from mollify_sweeps.study.database import FINISHED, answers
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.reading import Reading, name_of, opened
+from mollify_sweeps.study.reading import Reading, kept, name_of
 from mollify_sweeps.study.results import Results, settings_of
 
 PROGRAMS = ("sweeps/search.py", "sweeps/reproduce.py")
@@ -147,14 +147,10 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
         StorageError: the storage or the study cannot be read.
     """
     try:
-        text = store.read(SWEEP)
-        told = None if text is None else Description.from_json(text)
-        with opened(store, told, study_url) as reading:
+        with kept(store, study_url) as (told, reading):
             results = None if reading.study is None else Results(reading.study)
             signed = (None, None) if reading.study is None else claim.signer(reading.study)
         reported = store.fs.get_file_info(f"{store.root}/report/summary.md").is_file
-    except DataError as error:
-        raise StorageError(f"Cannot read {store.uri}/{SWEEP}: {error}") from None
     except OSError as error:
         if isinstance(error, MollifyError):
             raise

@@ -18,6 +18,7 @@ from mollify_core.errors import ConfigError
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
 from mollify_sweeps.inspection.state import SweepStatus, find, look, look_at_all
+from mollify_sweeps.storage.store import Store
 
 
 def show_sweeps(sweeps: list[SweepStatus]) -> RenderableType:
@@ -98,24 +99,25 @@ def _ago(moment: float) -> str:
 
 def stop(where: str, study_url: str | None) -> None:
     """Stops the driver of a sweep; raises as `control.stop` does."""
-    sweep = _only(where, study_url)
+    sweep = look(only(where), study_url)
     control.stop(sweep)
     print(f"sweep {sweep.name} has stopped; nothing is lost")
 
 
 def go_on(where: str, study_url: str | None, *, run: bool) -> None:
     """Prints the command that goes on with a sweep, and becomes it if asked to; raises as `control.go_on` does."""
-    sweep = _only(where, study_url)
+    sweep = look(only(where), study_url)
     print(control.command_of(sweep), flush=True)
     if run:
         control.go_on(sweep)
 
 
-def _only(where: str, study_url: str | None) -> SweepStatus:
+def only(where: str) -> Store:
+    """The folder of the one sweep at a place; raises a ConfigError where there are several."""
     single, stores = find(where)
     if not single:
-        raise ConfigError(f"Expected one sweep to stop or continue, but {where!r} is a storage of sweeps")
-    return look(stores[0], study_url)
+        raise ConfigError(f"Expected one sweep, but {where!r} is a storage of sweeps")
+    return stores[0]
 
 
 def show(where: str, study_url: str | None, *, watch: float | None = None, as_json: bool = False) -> None:

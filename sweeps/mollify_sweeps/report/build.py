@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+PAGE = "report.html"
+
+
 @dataclass(frozen=True)
 class Report:
     """What `build` made.
@@ -70,18 +73,18 @@ def build(
         recipe = json.dumps(best_recipe(results, best), indent=2) + "\n"
         files.append(_write(out / "best_recipe.json", lambda path: path.write_text(recipe, encoding="utf-8")))
     files.append(_write(out / "summary.md", lambda path: path.write_text(text, encoding="utf-8")))
-    files.append(write_page(results, out, per_image=per_image, evaluation=evaluation, commands=commands))
+    files.append(write_page(results, out / PAGE, per_image=per_image, evaluation=evaluation, commands=commands))
     for name, figure in plots.draw(results).items():
         files.append(_write(out / f"plots/{name}.png", partial(figure.savefig, format="png")))
     return Report(None if best is None else best.number, text, tuple(files))
 
 
-def write_page(results: Results, out: Path, **shown: Any) -> Path:
-    """Writes report.html alone; `shown` as `page.page` takes it; raises as `build` does."""
+def write_page(results: Results, path: Path, **shown: Any) -> Path:
+    """Writes the page alone; `shown` as `page.page` takes it; raises as `build` does."""
     from mollify_sweeps.report import page  # what it shows of an evaluation is slow to import
 
     html = page.page(results, **shown)
-    return _write(out / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+    return _write(path, lambda path: path.write_text(html, encoding="utf-8"))
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> Path:

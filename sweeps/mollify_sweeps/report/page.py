@@ -52,6 +52,7 @@ def page(
     evaluation: Path | None = None,
     commands: Sequence[tuple[str, str]] = (),
     extra: Sequence[Section] = (),
+    warning: str = "",
 ) -> str:
     """The page of a sweep, as an HTML document that loads nothing.
 
@@ -59,6 +60,7 @@ def page(
         results: of the sweep; it may still run.
         per_image, evaluation, commands: see `build.build`.
         extra: sections that stand right after the answer.
+        warning: stands above everything.
 
     Raises:
         DataError: see `build.build`.
@@ -88,7 +90,7 @@ def page(
         _opening(results, differences, model_charts.test_tiles(results, *tested) if tested else []),
         [section for section in sections if section.parts],
         above=f"Sweep {sweep.name}: {sweep.dataset}, {sweep.network}",
-        warning="" if sweep.verified else UNVERIFIED,
+        warning=" ".join(filter(None, [warning, "" if sweep.verified else f"{UNVERIFIED}."])),
     )
 
 

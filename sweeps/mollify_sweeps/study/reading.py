@@ -12,8 +12,8 @@ from pathlib import Path
 
 import optuna
 
-from mollify_core.errors import ConfigError, StorageError, first_line
-from mollify_sweeps.storage.store import STUDY, Store
+from mollify_core.errors import ConfigError, DataError, StorageError, first_line
+from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study.database import Location, quiet_optuna, study_errors
 from mollify_sweeps.study.description import Description, described
 
@@ -31,6 +31,18 @@ class Reading:
     study: optuna.Study | None
     live: Path | None
     copied: float | None = None
+
+
+@contextlib.contextmanager
+def kept(store: Store, given: str | None = None) -> Iterator[tuple[Description | None, Reading]]:
+    """What the sweep.json of a kept sweep says, and its study; arguments and errors as of `opened`."""
+    text = store.read(SWEEP)
+    try:
+        description = None if text is None else Description.from_json(text)
+    except DataError as error:
+        raise StorageError(f"Cannot read {store.uri}/{SWEEP}: {error}") from None
+    with opened(store, description, given) as reading:
+        yield description, reading
 
 
 @contextlib.contextmanager

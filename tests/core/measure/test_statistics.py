@@ -63,4 +63,12 @@ def test_pairs_without_a_common_seed_are_left_out_and_do_not_count_for_the_corre
 
 def test_equal_results_are_not_told_apart():
     values = {"a": {1: 0.1, 2: 0.2, 3: 0.3}, "b": {1: 0.1, 2: 0.2, 3: 0.3}}
-    assert statistics.compare(values, [("a", "b")])["a", "b"].p == 1
+    assert not statistics.compare(values, [("a", "b")])["a", "b"].told
+
+
+def test_without_variance_nothing_is_claimed():
+    values = {"a": {1: 0.1, 2: 0.2}, "b": {1: 0.2, 2: 0.3}}
+    found = statistics.compare(values, [("a", "b")])["a", "b"]
+    assert found.mean.value == pytest.approx(-0.1)
+    assert all(map(math.isnan, (found.p, found.corrected, found.mean.low, found.mean.high)))
+    assert not found.told

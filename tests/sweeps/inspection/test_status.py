@@ -32,6 +32,7 @@ from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import SweepStudy
 from places import ROOT
+from programs import refused
 from servers import forked, moto
 from setups import make_setup
 from status import main
@@ -110,13 +111,6 @@ def shown(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def refused(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(list(argv)) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err.removeprefix("error: ")
-
-
 def test_a_stopped_sweep(sweep_in, tmp_path):
     sweep = look(Store(str(sweep_in(tmp_path, cut=True))))
     assert (sweep.name, sweep.dataset, sweep.network, sweep.verified) == ("s", "digits", "resnet20", True)
@@ -162,20 +156,22 @@ def test_a_running_sweep_is_read_and_stopped(sweep_in, tmp_path, capsys):
         process.join(10)
         assert process.exitcode == 0
     assert look(Store(str(place))).state == "stopped"
-    assert "but 's' is stopped" in refused(str(place), "--stop", capsys=capsys)
+    assert "but 's' is stopped" in refused(main, str(place), "--stop", capsys=capsys)
 
 
 def refused_to_go_on(place: Path, capsys: pytest.CaptureFixture[str]) -> str:
     description = json.loads((place / "sweep.json").read_text())
     (place / "sweep.json").write_text(json.dumps({**description, "command": COMMAND}))
-    return refused(str(place), "--continue", "--run", capsys=capsys)
+    return refused(main, str(place), "--continue", "--run", capsys=capsys)
 
 
 def test_a_driver_elsewhere_is_not_touched(sweep_in, tmp_path, capsys):
     place = sweep_in(tmp_path)
     with driver(place, host="somewhere") as process:
         assert f"running by process {process.pid} on somewhere" in shown(str(place), capsys=capsys)
-        assert f"runs on somewhere; stop process {process.pid} there" in refused(str(place), "--stop", capsys=capsys)
+        assert f"runs on somewhere; stop process {process.pid} there" in refused(
+            main, str(place), "--stop", capsys=capsys
+        )
         (place / "driver.lock").write_text("1")  # a number that is another process here
         with pytest.raises(ConfigError, match="another machine; stop process 1 there"):
             stop(look(Store(str(place))))
@@ -241,7 +237,7 @@ def test_continue_says_and_runs_the_command(sweep_in, tmp_path, capsys):
 )
 def test_what_cannot_be_continued(sweep_in, more, says, tmp_path, capsys):
     place = sweep_in(tmp_path, **more)
-    assert says in refused(str(place), "--continue", "--run", capsys=capsys)
+    assert says in refused(main, str(place), "--continue", "--run", capsys=capsys)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +248,13 @@ def test_what_cannot_be_continued(sweep_in, more, says, tmp_path, capsys):
         (("--run",), "--continue with --run"),
         (("--watch", "0"), "a positive number of seconds, but got 0"),
         (("--stop", "--continue"), "not allowed with"),
-        (("runs", "--stop"), "one sweep to stop or continue, but 'runs' is a storage"),
+        (("runs", "--stop"), "one sweep, but 'runs' is a storage"),
     ],
 )
 def test_refused_in_one_sentence(sweep_in, argv, says, tmp_path, capsys, monkeypatch):
     sweep_in(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    assert says in refused(*argv, capsys=capsys)
+    assert says in refused(main, *argv, capsys=capsys)
 
 
 def test_damaged_and_hidden_studies(sweep_in, tmp_path):
@@ -295,7 +291,7 @@ def test_in_a_bucket(sweep_in, tmp_path, monkeypatch, capsys):
         sweep = look(store)
         assert (sweep.state, sweep.pid, sweep.host) == ("running", None, "node7")
         assert "running on node7" in shown("s3://bucket/sweeps", capsys=capsys)
-        assert "runs on node7; stop its driver there" in refused("s3://bucket/sweeps/s", "--stop", capsys=capsys)
+        assert "runs on node7; stop its driver there" in refused(main, "s3://bucket/sweeps/s", "--stop", capsys=capsys)
         monkeypatch.setattr("mollify_sweeps.study.claim.FRESH", -1.0)
         assert look(store).state == "stopped"
         assert "the copy in the storage" in shown("s3://bucket/sweeps/s", capsys=capsys)

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 import check
 import evaluate
 import search
+import status
 from mollify_core.datasets.options import DataOptions
 from mollify_sweeps.inspection.state import look
 from mollify_sweeps.plan import settle
@@ -41,11 +42,11 @@ def command(storage: Path, *more: str) -> list[str]:
 
 def test_they_are_read_as_they_are(kept: Path) -> None:
     for name, state, done in (("finished", "finished", 2), ("stopped", "stopped", 1)):
-        status = look(Store(str(kept / name)))
-        assert (status.name, status.state, status.counts["complete"]) == (name, state, done)
-        assert (status.dataset, status.network, status.total) == ("digits", "resnet8", 2 if done == 2 else 3)
-        assert status.folder == "/srv/mollify"
-        assert "--max-concurrent" in status.command
+        seen = look(Store(str(kept / name)))
+        assert (seen.name, seen.state, seen.counts["complete"]) == (name, state, done)
+        assert (seen.dataset, seen.network, seen.total) == ("digits", "resnet8", 2 if done == 2 else 3)
+        assert seen.folder == "/srv/mollify"
+        assert "--max-concurrent" in seen.command
         text = (kept / name / "sweep.json").read_text()
         description = Description.from_json(text)
         assert "format" not in json.loads(text)
@@ -59,6 +60,19 @@ def test_the_checker_finds_them_sound(kept: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "trial 1: is left running" in shown
     assert "1 finding;" in shown
+
+
+def test_their_pages_are_written_at_any_time(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, says in (("finished", None), ("stopped", "Unfinished: 1 of 3 trials have ended.")):
+        page = tmp_path / f"{name}.html"
+        assert status.main([str(kept / name), "--report", str(page)]) == 0
+        assert f"page: {page}" in capsys.readouterr().out
+        text = page.read_text()
+        assert f"Sweep {name}: digits, resnet8" in text
+        assert says in text if says else "Unfinished" not in text
+    assert not (kept / "stopped" / "report").exists(), "looking changes nothing"
+    assert status.main([str(kept), "--report", str(tmp_path / "x.html")]) == 2
+    assert "Expected one sweep, but" in capsys.readouterr().err
 
 
 def test_their_models_are_measured(kept: Path, tmp_path: Path, digits: object) -> None:

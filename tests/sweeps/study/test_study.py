@@ -20,10 +20,12 @@ from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import SweepStudy
 from setups import study_of, told
 
-BASE = Recipe().with_(epochs=9, network="resnet20", dataset="digits")
+EPOCHS = 4
+TRIALS = 8
+BASE = Recipe().with_(epochs=EPOCHS, network="resnet20", dataset="digits")
 
 
-def make_setup(tmp_path, trials=12, **changes) -> Setup:
+def make_setup(tmp_path, trials=TRIALS, **changes) -> Setup:
     return setups.make_setup(tmp_path, BASE, trials, **changes)
 
 
@@ -44,11 +46,11 @@ def run(setup: Setup, die_after: int | None = None) -> int:
             number, recipe = assignment["number"], assignment["recipe"]
             begin = study.begin(number)
             epoch, go_on = len(begin["values"]), begin["go_on"]
-            while go_on and epoch < 9:
+            while go_on and epoch < EPOCHS:
                 go_on, _ = call(study.report, number, epoch, {"corrupted_nll": curve(recipe, epoch), "seconds": 1.0})
                 epoch += 1
             if go_on:
-                call(study.complete, number, {}, {"corrupted_nll": curve(recipe, 8)})
+                call(study.complete, number, {}, {"corrupted_nll": curve(recipe, EPOCHS - 1)})
             else:
                 call(study.prune, number, {})
     except KeyboardInterrupt:
@@ -65,7 +67,7 @@ def unbroken(tmp_path_factory):
 
 def test_runs_prunes_and_keeps_the_references(unbroken):
     _, trials = unbroken
-    assert len(trials) == 12
+    assert len(trials) == TRIALS
     assert all(s in (TrialState.COMPLETE, TrialState.PRUNED) for _, s, *_ in trials)
     assert any(s == TrialState.PRUNED for _, s, *_ in trials)
     assert [s for _, s, *_ in trials[:2]] == [TrialState.COMPLETE] * 2
@@ -85,11 +87,11 @@ def test_killed_and_started_again_equals_unbroken(share, unbroken, tmp_path):
 def test_repeated_epochs_hear_the_same_answers(tmp_path):
     setup = make_setup(tmp_path)
     run(setup)
-    study = SweepStudy(make_setup(tmp_path, trials=20))
+    study = SweepStudy(make_setup(tmp_path, trials=16))
     while (assignment := study.next()) is not None:
         number = assignment["number"]
         answers = []
-        for epoch in range(9):
+        for epoch in range(EPOCHS):
             answers.append(study.report(number, epoch, {"corrupted_nll": 100.0, "seconds": 1.0}))
             assert answers[-1][1] == {"seconds": 1.0, "corrupted_nll": 100.0}
             assert study.report(number, epoch, {"corrupted_nll": 100.0, "seconds": 1.0}) == answers[-1]
@@ -111,7 +113,7 @@ def test_budget_may_grow_and_ends(tmp_path):
 
 
 def test_failures_are_told_and_end_the_sweep_at_last(tmp_path):
-    study = SweepStudy(make_setup(tmp_path, trials=20))
+    study = SweepStudy(make_setup(tmp_path, trials=16))
     for kind in ("nan", "oom", "bug", "bug", "bug", "bug", "bug"):
         assignment = study.next()
         assert assignment is not None
@@ -131,7 +133,7 @@ def test_several_objectives_prune_nothing(tmp_path):
     setup = make_setup(tmp_path, trials=4, objectives=("corrupted_nll", "clean_error"))
     study = SweepStudy(setup)
     while (assignment := study.next()) is not None:
-        for epoch in range(9):
+        for epoch in range(EPOCHS):
             assert study.report(
                 assignment["number"], epoch, {"corrupted_nll": epoch, "clean_error": 1.0, "seconds": 1.0}
             )[0]
@@ -193,7 +195,7 @@ def test_events_are_drained_once(tmp_path):
 
 
 def test_several_workers_of_one_trial_fail_once(tmp_path):
-    study = SweepStudy(make_setup(tmp_path, trials=20))
+    study = SweepStudy(make_setup(tmp_path, trials=16))
     assignment = study.next()
     assert assignment is not None
     for _ in range(8):
