@@ -1,4 +1,5 @@
-"""Shared fixtures: the golden vectors, and real handwritten digits in a cache of the test run's own."""
+"""What all tests share: the golden vectors, real handwritten digits in a cache of the run's own, and how a run is
+shared out among processes: a file stays in one of them, and so do all tests that start Ray."""
 
 from __future__ import annotations
 
@@ -11,8 +12,44 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests that start wor
 
 import numpy as np
 import pytest
+import torch
+from sqlalchemy import Engine, event
 
+from mollify_sweeps.cluster import environment
 from places import FIXTURES
+
+environment.set_defaults()  # before any test imports Ray, which reads them once: as our own programs do
+RAY = "ray"  # the group of the tests that start Ray
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the quick tests; one for the slow ones, whose sweeps take the whole machine and are timed."""
+    return 2 if config.option.markexpr == "not slow" else 0
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups after us
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file stay together, since they share its fixtures; the longest group comes first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != (RAY,))
+
+
+@event.listens_for(Engine, "connect")
+def do_not_wait_for_the_disk(connection: object, _: object) -> None:
+    """No test in this process takes the power away."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA synchronous = OFF")  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch uses one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

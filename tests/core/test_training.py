@@ -74,7 +74,7 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param(n, marks=[pytest.mark.slow] * (n == "final_bn")) for n in VARIANTS])
 def test_resumes_bit_equal(variant, digits, tmp_path):
     recipe = SMALL.with_({**VARIANTS[variant], "epochs": 2})
     data = training_data(recipe, digits)

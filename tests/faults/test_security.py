@@ -45,6 +45,7 @@ def short() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(1800)
 def test_no_secret_is_written_anywhere(
     sweep: Callable[..., Sweep], s3: subprocess.Popen[bytes], short: Path, monkeypatch: pytest.MonkeyPatch
@@ -62,7 +63,7 @@ def test_no_secret_is_written_anywhere(
     own = {"HOME": short / "home", "TMPDIR": short / "tmp", "RAY_TMPDIR": short / "ray"}
     for folder in own.values():
         folder.mkdir()
-    options = (*DIGITS, "--trials", "2", "--epochs", "1", "--wandb", "offline")
+    options = (*DIGITS, "--network", "resnet8", "--trials", "2", "--epochs", "1", "--wandb", "offline")
     one = sweep(*options, storage="s3://bucket/sweeps").start(**{name: str(path) for name, path in own.items()})
     assert one.driver is not None
     deadline = time.monotonic() + PATIENCE

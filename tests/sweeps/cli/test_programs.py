@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mollify_core.recipe import Recipe
+from programs import refused
 from search import main
 
 
@@ -24,13 +25,10 @@ def here(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def refused(capsys, *argv: str) -> str:
-    assert main(list(argv)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1, err
+def refused_and_wrote_nothing(capsys, *argv: str) -> str:
+    said = refused(main, *argv, capsys=capsys)
     assert not Path("runs").exists()
-    return err
+    return said
 
 
 DIGITS = ("--dataset", "digits")
@@ -85,12 +83,12 @@ DIGITS = ("--dataset", "digits")
     ],
 )
 def test_refused_in_one_sentence(argv, says, capsys):
-    assert says in refused(capsys, *argv)
+    assert says in refused_and_wrote_nothing(capsys, *argv)
 
 
 def test_a_recipe_of_another_data_set(capsys):
     Path("r.json").write_text(Recipe().to_json())
-    assert "for 'cifar10'" in refused(capsys, *DIGITS, "--recipe", "r.json")
+    assert "for 'cifar10'" in refused_and_wrote_nothing(capsys, *DIGITS, "--recipe", "r.json")
 
 
 def cifar100(folder: Path, images: np.ndarray, labels: list[int]) -> Path:
@@ -108,12 +106,12 @@ def cifar100(folder: Path, images: np.ndarray, labels: list[int]) -> Path:
 def test_foreign_data(capsys, tmp_path):
     root = cifar100(tmp_path / "d", np.zeros((4, 3072), np.uint8), [0, 1, 2, 3])
     argv = ("--dataset", "cifar100", "--data-dir", str(root))
-    assert "official md5" in refused(capsys, *argv)
-    assert "--allow-unverified" in refused(capsys, *argv)
-    refused(capsys, *argv, "--allow-unverified")  # bytes where an array belongs
+    assert "official md5" in refused_and_wrote_nothing(capsys, *argv)
+    assert "--allow-unverified" in refused_and_wrote_nothing(capsys, *argv)
+    refused_and_wrote_nothing(capsys, *argv, "--allow-unverified")  # bytes where an array belongs
     shutil.rmtree(root)
     root.mkdir()
-    assert str(root) in refused(capsys, *argv)
+    assert str(root) in refused_and_wrote_nothing(capsys, *argv)
 
 
 def test_a_second_driver_is_refused(capsys):
@@ -176,7 +174,7 @@ def test_a_recipe_knows_the_size_of_a_folders_images(capsys, tmp_path):
     (tmp_path / "photos").rename(tmp_path / "holidays")
     assert main(["--dataset", "photos", "--data-dir", "holidays", "--recipe", "r.json", "--dry-run"]) == 0
     capsys.readouterr()
-    assert "for 'photos', but got --dataset ./holidays" in refused(
+    assert "for 'photos', but got --dataset ./holidays" in refused_and_wrote_nothing(
         capsys, "--dataset", "./holidays", "--recipe", "r.json"
     )
 

@@ -29,7 +29,7 @@ from servers import bucket, environment_of, juicefs, moto
 
 TINY = (
     *("--dataset", "digits", "--trials", "5", "--epochs", "3", "--train-fraction", "0.1", "--name", "s"),
-    *("--set", "validation_fraction=0.05", "--max-concurrent", "1"),
+    *("--network", "resnet8", "--set", "validation_fraction=0.05", "--max-concurrent", "1"),
 )
 
 
@@ -85,6 +85,9 @@ def in_mid_trial(after: int) -> Callable[[optuna.Study], bool]:
 def told(study: optuna.Study) -> list[tuple]:
     """What a study says, less everything that measures time."""
     return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study.trials]
+
+
+pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.fixture(scope="module")

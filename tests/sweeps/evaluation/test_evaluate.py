@@ -15,7 +15,7 @@ from mollify_core.training import Training
 from mollify_core.training_data import training_data
 from mollify_sweeps.evaluation import rows as rows_
 
-QUICK = ["--images", "60", "--levels", "0,1", "--no-extra", "--threads", "1"]
+QUICK = ["--images", "20", "--levels", "0,1", "--no-extra", "--threads", "1"]
 DIGITS = Recipe().with_(dataset="digits", network="resnet8", epochs=1, batch_size=64, train_fraction=0.2, lr=0.05)
 
 
@@ -49,7 +49,7 @@ def test_two_models_side_by_side_then_again_from_what_was_kept(run, models, tmp_
     types = {row["name"] for row in rows if row["kind"] == "corruption"}
     assert len(rows) == 2 * (1 + 5 * len(types) + 8)
     assert types >= {"gaussian_noise", "fog", "jpeg_compression"}
-    assert all(row["images"] == 60 for row in rows)
+    assert all(row["images"] == 20 for row in rows)
     assert metadata["reference"] == "bare"
     assert metadata["models"]["sink"]["mollified"]
     sink = [row["sink_mass"] for row in rows if row["model"] == "sink"]

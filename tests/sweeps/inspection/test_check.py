@@ -45,7 +45,7 @@ def original(tmp_path_factory, digits) -> Path:
     """A sweep as trials leave it: the real study, networks, checkpoints and files; only Ray is not there."""
     folder = tmp_path_factory.mktemp("runs") / "s"
     changes = {"train_fraction": 0.03, "validation_fraction": 0.03, "epochs": 3, "batch_size": 32, "augment": ()}
-    base = Recipe().with_(dataset="digits", network="resnet20", **changes)
+    base = Recipe().with_(dataset="digits", network="resnet8", **changes)
     setup = setups.make_setup(folder, base, TRIALS, fingerprint=digits.fingerprint)
     store = Store(str(folder))
     store.write("sweep.json", setup.description.to_json())

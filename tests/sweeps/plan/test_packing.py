@@ -14,7 +14,7 @@ from mollify_sweeps.plan.options import Resources
 from mollify_sweeps.plan.packing import Measured
 from mollify_sweeps.plan.settle import _pack
 
-RECIPE = Recipe().with_(dataset="digits", network="resnet20", batch_size=16, augment=())
+RECIPE = Recipe().with_(dataset="digits", network="resnet8", batch_size=16, augment=())
 
 
 def test_real_trials_are_measured(digits, monkeypatch):

@@ -10,6 +10,7 @@ from mollify_core.training_data import training_data
 from mollify_core.worker import Worker
 from mollify_sweeps.trial import feed
 
+pytestmark = pytest.mark.xdist_group("ray")
 RECIPE = Recipe().with_(dataset="digits", augment=("crop",), train_fraction=0.3)
 
 
