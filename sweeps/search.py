@@ -49,7 +49,8 @@ def parser() -> Parser:
         "--dataset",
         required=True,
         metavar="NAME",
-        help="digits, cifar10, cifar100 or tin (TinyImageNet); or the path of a folder with one folder of images per class",
+        help="digits, cifar10, cifar100 or tin (TinyImageNet); or the path of a folder with one folder of images "
+        "per class",
     )
     g.add_argument("--image-size", type=int, metavar="N", help="scale the images of such a folder to N x N pixels")
     add_data_options(g)

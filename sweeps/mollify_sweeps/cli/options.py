@@ -22,8 +22,8 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
         type=Workers.parse,
         default=Workers(1, 1),
         metavar="N|MIN:MAX",
-        help="data-parallel processes that share each batch; MIN:MAX takes as many as the cluster has, and goes on from "
-        "the last checkpoint with more or fewer when machines come or go (default: 1)",
+        help="data-parallel processes that share each batch; MIN:MAX takes as many as the cluster has, and goes on "
+        "from the last checkpoint with more or fewer when machines come or go (default: 1)",
     )
     g.add_argument(
         "--cpus-per-worker", type=int, default=1, metavar="N", help="CPUs, and torch threads, of each (default: 1)"
@@ -80,8 +80,8 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
         nargs="?",
         const=0,
         metavar="PORT",
-        help="serve Optuna's dashboard while the sweep runs, on 127.0.0.1 and PORT (default: a free one), and Ray's where "
-        "Ray is started here (ten small processes more); both ask for a token",
+        help="serve Optuna's dashboard while the sweep runs, on 127.0.0.1 and PORT (default: a free one), and Ray's "
+        "where Ray is started here (ten small processes more); both ask for a token",
     )
     g.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return g
