@@ -1,11 +1,14 @@
-"""The report of a sweep that has ended: built once, on storage, in the terminal, and in wandb."""
+"""The report of a sweep: its page while it runs; at its end all of it, on storage, in the terminal, and in wandb."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import shlex
 import tempfile
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,11 @@ from mollify_sweeps.storage.patience import retry
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
+from mollify_sweeps.tracking.follower import Follower
 from mollify_sweeps.tracking.wandb_runs import publish
+
+_EVERY = 60.0  # seconds between pages of a running sweep
+_SHARE = 20.0  # times as long as it takes to make one
 
 
 class Publication:
@@ -94,15 +101,59 @@ def write_kept_page(store: Store, path: Path, study_url: str | None = None) -> N
     with kept(store, study_url) as (description, reading):
         if reading.study is None:
             raise ConfigError(f"Expected a sweep with a study, but {store.uri!r} has none yet")
-        results, started = Results(reading.study), description.started if description else None
-        ended = sum(trial.state.is_finished() for trial in results.trials)
-        total = max(started.trials or 0 if started else 0, len(results.trials))
-        write_page(
-            results,
-            path,
-            per_image=per_image(store, results.compared.values()),
-            warning=f"Unfinished: {ended} of {total} trials have ended." if ended < total else "",
-        )
+        started = description.started if description else None
+        _write_page_now(reading.study, started.trials or 0 if started else 0, store, path)
+
+
+def _write_page_now(study: optuna.Study, trials: int, store: Store, path: Path) -> None:
+    """Writes the page of a sweep that shall have so many trials, as it is now."""
+    results = Results(study)
+    ended = sum(trial.state.is_finished() for trial in results.trials)
+    total = max(trials, len(results.trials))
+    warning = f"Unfinished: {ended} of {total} trials have ended." if ended < total else ""
+    write_page(results, path, per_image=per_image(store, results.compared.values()), warning=warning)
+
+
+class RunningPage(Follower):
+    """Keeps the page of a running sweep on storage new: in a thread, after trials have ended, at most once a minute.
+
+    Args:
+        sweep: that runs.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._due = self._closed = False
+        self._next = time.monotonic() + _EVERY
+        self._thread: threading.Thread | None = None
+
+    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
+        self._due = True
+
+    def update(self, status: dict[str, Any]) -> None:
+        at_work = self._thread is not None and self._thread.is_alive()
+        if self._due and not at_work and time.monotonic() >= self._next:
+            self._due = False
+            self._thread = threading.Thread(target=self._write, name="page", daemon=True)
+            self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """Waits so long for a page that is being written; none is stored afterwards."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        self._closed = True
+
+    def _write(self) -> None:
+        began, sweep = time.monotonic(), self._sweep
+        # A page is a convenience, which the end of the sweep makes again: whatever it runs into, the sweep goes on.
+        with contextlib.suppress(Exception), tempfile.TemporaryDirectory(prefix="mollify-page-") as folder:
+            study = sweep.setup.location.load(sweep.name)
+            if study is not None:
+                _write_page_now(study, sweep.setup.trials, sweep.store, Path(folder) / PAGE)
+                if not self._closed:
+                    (sweep.store / "report").write(PAGE, (Path(folder) / PAGE).read_bytes())
+        ended = time.monotonic()
+        self._next = ended + max(_EVERY, _SHARE * (ended - began))
 
 
 def _commands(sweep: Sweep) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from mollify_core.errors import MollifyError, SweepError, first_line
 from mollify_sweeps.cluster.connection import NAMESPACE, connect
+from mollify_sweeps.driver.publishing import RunningPage
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import SWEEP
 from mollify_sweeps.study.description import Started
@@ -68,6 +69,7 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         project=following.project,
         notice=view.notice,
     )
+    page = RunningPage(sweep)
     snapshots = Snapshots(sweep.store, sweep.setup.location, sweep.name, view.notice)
     patience = _END_PATIENCE
     try:
@@ -78,7 +80,8 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
             board.serve(sweep.setup.location, sweep.name)
             show_addresses(console, board)
         with view:
-            _watch(tuning, [trackers, view, SweepMetrics(sweep.name, objective), _Copier(snapshots)], still_ours)
+            metrics = SweepMetrics(sweep.name, objective)
+            _watch(tuning, [trackers, view, metrics, page, _Copier(snapshots)], still_ours)
         tuning.check(console)
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE
@@ -97,6 +100,7 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         ray.shutdown()  # first: nothing is to train on while the rest is written
         if board is not None:
             board.close()
+        page.close(patience)
         snapshots.close(patience)
         trackers.close(patience)
 

@@ -14,6 +14,7 @@ import evaluate
 import search
 import status
 from mollify_core.datasets.options import DataOptions
+from mollify_sweeps.driver import publishing
 from mollify_sweeps.inspection.state import look
 from mollify_sweeps.plan import settle
 from mollify_sweeps.plan.options import Command, Keeping, RecipeOptions, Running, Search
@@ -38,6 +39,11 @@ def kept(tmp_path: Path) -> Path:
 def command(storage: Path, *more: str) -> list[str]:
     flags = [word for name, value in SET.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return ["--dataset", "digits", *flags, "--wandb", "off", "--max-concurrent", "1", "--storage", str(storage), *more]
+
+
+def options_of(storage: Path) -> Search:
+    running = Running(Command("sweeps/search.py", ()), DataOptions(), keeping=Keeping(str(storage)))
+    return Search(running, "digits", RecipeOptions(**SET), trials=3, name="stopped")  # type: ignore[arg-type]
 
 
 def test_they_are_read_as_they_are(kept: Path) -> None:
@@ -87,9 +93,7 @@ def test_their_models_are_measured(kept: Path, tmp_path: Path, digits: object) -
 def test_the_trial_that_was_cut_off_is_handed_out_again_and_the_next_one_is_drawn_as_ever(
     kept: Path, digits: object
 ) -> None:
-    running = Running(Command("sweeps/search.py", ()), DataOptions(), keeping=Keeping(str(kept)))
-    options = Search(running, "digits", RecipeOptions(**SET), trials=3, name="stopped")  # type: ignore[arg-type]
-    sweep = settle.search(options)
+    sweep = settle.search(options_of(kept))
     known = sweep.setup.location.load("stopped")
     assert known is not None
     check_same(known, sweep.setup.description)
@@ -107,6 +111,20 @@ def test_the_trial_that_was_cut_off_is_handed_out_again_and_the_next_one_is_draw
     trials = study._frozen()
     assert trials[2].params == UNBROKEN[2]["params"]
     assert trials[1].state == TrialState.COMPLETE
+
+
+def test_a_running_sweep_has_a_page(kept: Path, digits: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_EVERY", 0.0)
+    sweep = settle.search(options_of(kept))
+    page, file = publishing.RunningPage(sweep), kept / "stopped" / "report" / "report.html"
+    page.update({})
+    page.close(30)
+    assert not file.exists(), "no trial has ended"
+    page = publishing.RunningPage(sweep)
+    page.end(0, "COMPLETE", {})
+    page.update({})
+    page.close(60)
+    assert "Unfinished: 1 of 3 trials have ended." in file.read_text()
 
 
 @pytest.mark.slow
