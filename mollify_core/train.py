@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def act() -> int:
         args = parser().parse_args(argv)
-        return train(args.recipe, data_options(args), out=args.out, device=args.device, threads=args.threads)
+        return train(
+            args.recipe, data_options(args), out=args.out, device=args.device, threads=args.threads, final=args.final
+        )
 
     stopped = "\nstopped; the same command goes on after the last finished epoch"
     return guarded(act, broke=(NonFiniteLossError,), stopped=stopped)
@@ -45,14 +47,27 @@ def parser() -> Parser:
     )
     p.add_argument("recipe", metavar="RECIPE", help="a recipe (.json or .yaml), or a report's best_recipe.json")
     add_data_options(p)
-    p.add_argument("--out", metavar="DIR", help="checkpoints and metrics.json (default: runs/train-<recipe hash>)")
+    p.add_argument(
+        "--final",
+        action="store_true",
+        help="train on the validation images too, for use: nothing can be validated then",
+    )
+    p.add_argument(
+        "--out", metavar="DIR", help="checkpoints and metrics.json (default: runs/train-<recipe hash>, or runs/final-…)"
+    )
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: those of the sweep, else all)")
     return p
 
 
 def train(
-    path: str, data: DataOptions, *, out: str | None = None, device: str | None = None, threads: int | None = None
+    path: str,
+    data: DataOptions,
+    *,
+    out: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    final: bool = False,
 ) -> int:
     """Trains the recipe in a file; returns the exit code.
 
@@ -62,6 +77,7 @@ def train(
         out: where checkpoints and metrics.json go.
         device: "cpu" or "cuda".
         threads: of the CPU.
+        final: train on the validation images too, for use; nothing is validated.
 
     Raises:
         MollifyError: something is wrong; one sentence.
@@ -82,7 +98,7 @@ def train(
         raise DataError(
             f"Expected the data set {expected} that the recipe was found on, but got {prepared.fingerprint}"
         )
-    folder = Path(out or f"runs/train-{recipe.hash}").resolve()
+    folder = Path(out or f"runs/{'final' if final else 'train'}-{recipe.hash}").resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,8 +109,13 @@ def train(
         print("UNVERIFIED DATA: not the official files")
     local, kept = fs.LocalFileSystem(), str(folder / "checkpoints")
     state = checkpoint.load_newest(local, kept, lambda text: print(f"! {text}"))
-    training = Training(recipe, training_data(recipe, prepared, where), Worker(device=where), state)
+    images = training_data(recipe, prepared, where, final=final)
+    training = Training(recipe, images, Worker(device=where), state)
     print(f"{recipe.model.network} on {recipe.data.dataset}, {where}, {torch.get_num_threads()} threads, to {folder}")
+    if final:
+        print(
+            f"Fits all {len(images.fit)} images, those for validation too: nothing can be validated but on a test set"
+        )
 
     def save() -> None:
         try:
@@ -108,12 +129,10 @@ def train(
             for epoch in training.run(stop):
                 save()
                 m = epoch.metrics
-                print(
-                    f"epoch {epoch.index + 1}/{recipe.optim.epochs}  loss {m['train_loss']:.4f}  "
-                    f"validation error {m['clean_error']:.2%}, corrupted {m['corrupted_error']:.2%}  "
-                    f"{m['images_per_second']:.0f} images/s",
-                    flush=True,
-                )
+                line = f"epoch {epoch.index + 1}/{recipe.optim.epochs}  loss {m['train_loss']:.4f}  "
+                if not final:
+                    line += f"validation error {m['clean_error']:.2%}, corrupted {m['corrupted_error']:.2%}  "
+                print(f"{line}{m['images_per_second']:.0f} images/s", flush=True)
                 if stop():  # in validation
                     raise Preempted("Training stopped")
         except Preempted:
@@ -122,11 +141,12 @@ def train(
             after = f"epoch {training.epoch}" + (f" and {training.progress.step} steps" if training.progress else "")
             print(f"\nstopped after {after}; the same command goes on from there", file=sys.stderr)
             return 128 + stop.signum
-    metrics, _ = training.final()
+    metrics = {} if final else training.final()[0]
     result = {
         "recipe": recipe.to_dict(),
         "metrics": metrics,
         "provenance": {
+            "final": final,
             "fingerprint": prepared.fingerprint,
             "verified": prepared.verified,
             "device": where.type,
@@ -135,9 +155,10 @@ def train(
         },
     }
     (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print("\n".join(f"{name:22} {value:.6g}" for name, value in metrics.items()))
+    for name, value in metrics.items():
+        print(f"{name:22} {value:.6g}")
     known = origin.get("metrics")
-    if known:
+    if known and not final:
         gap = max(abs(metrics[name] - value) for name, value in known.items() if name in metrics)
         print("equal to the sweep's trial" if gap == 0 else f"largest difference to the sweep's trial: {gap:.3g}")
     return 0

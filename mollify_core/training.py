@@ -46,7 +46,7 @@ class Epoch:
     Attributes:
         index: epoch index, from 0.
         metrics: train_loss, train_error, lr, images_per_second, clean_* and corrupted_* on the subsample of
-            validation, and seconds (all of it).
+            validation where images are held out, and seconds (all of it).
     """
 
     index: int
@@ -170,13 +170,14 @@ class Training:
         trained = time.perf_counter() - started
         index, self.epoch, self.progress = self.epoch, self.epoch + 1, None
         n_fit, repeat = len(self.data.fit), self.recipe.mollify.repeat
-        values = self.validate(epoch_images(n_fit, len(self.data.validation)))
+        held_out = self.data.validation
+        values = None if held_out is None else self.validate(epoch_images(n_fit, len(held_out)))
         metrics = {
             "train_loss": loss / (n_fit * repeat),
             "train_error": errors / (n_fit * repeat),
             "lr": learning_rate(self.recipe, index),
             "images_per_second": n_fit / trained,
-            **validation_means(values),
+            **({} if values is None else validation_means(values)),
             "seconds": time.perf_counter() - started,
         }
         return Epoch(index, metrics)
@@ -339,6 +340,7 @@ class Training:
     def validate(self, k: int | None = None) -> Tensor:
         """(cells, k, 5) values of the first k validation images (None: all), the same on every worker."""
         validation = self.data.validation
+        assert validation is not None
         k = len(validation) if k is None else k
         classifier = Classifier(self.evaluated.eval(), self._normalise, self.recipe, self.data.classes)
         values = validation.measure(classifier, self.worker.share(k))
@@ -357,14 +359,16 @@ class Training:
         }
         model = _on_cpu(self.network.state_dict())
         average = {} if self.average is None else _on_cpu(self.average.state_dict())
-        meta = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, **meta}
-        return checkpoint.Checkpoint(self.epoch, model, optimizer, meta, average, self.progress)
+        known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
+        return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:
         if Recipe.from_dict(state.meta["recipe"]) != self.recipe:
             raise CheckpointError("Expected a checkpoint of this recipe, but got one of another recipe")
         if state.meta["fingerprint"] != self.data.fingerprint:
             raise CheckpointError("Expected a checkpoint of this data set, but got one of another data set")
+        if state.meta.get("final", False) != self.data.final:
+            raise CheckpointError("Expected a checkpoint of the same images, but one of the two is for use (--final)")
         self.network.load_state_dict(state.model)
         if self.average is not None:
             self.average.load_state_dict(state.average)

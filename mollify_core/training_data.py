@@ -20,18 +20,23 @@ class TrainingData:
 
     Attributes:
         fit: the images to fit, on the worker's device; the same on every worker.
-        validation: held-out images, clean and corrupted, on the device.
+        validation: held-out images, clean and corrupted, on the device; None where all are fitted.
         classes: number of classes.
         mean, std: per channel, of images in [0, 1].
         fingerprint: of the data set's content; a resumed run must see the same.
     """
 
     fit: ImageSet
-    validation: ValidationSet
+    validation: ValidationSet | None
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+
+    @property
+    def final(self) -> bool:
+        """Whether the model is for use: no image is held out."""
+        return self.validation is None
 
 
 def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
@@ -42,15 +47,26 @@ def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np
     return fit[subset], validation
 
 
-def training_data(recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu") -> TrainingData:
-    """All images that a recipe trains and validates on, resident on `device`."""
+def training_data(
+    recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu", *, final: bool = False
+) -> TrainingData:
+    """All images that a recipe trains and validates on, resident on `device`.
+
+    Args:
+        recipe: its `data` section counts.
+        prepared: the data set.
+        device: where the images are to be.
+        final: fit the validation images too, for a model to be used; none is held out then.
+    """
     images = prepared.tensors("train")
     fit, validation = split_rows(images.labels.numpy(), recipe, prepared.fingerprint)
-    chosen = images.select(fit)
+    chosen = images.select(np.union1d(fit, validation) if final else fit)
     spec = prepared.spec
     return TrainingData(
         fit=type(images)(chosen.images.to(device), chosen.labels.to(device)),
-        validation=ValidationSet.make(images.select(validation), seed=recipe.data.split_seed, device=device),
+        validation=None
+        if final
+        else ValidationSet.make(images.select(validation), seed=recipe.data.split_seed, device=device),
         classes=spec.classes,
         mean=spec.mean,
         std=spec.std,

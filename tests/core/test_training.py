@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import pickle
 import signal
@@ -446,6 +447,24 @@ def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
     assert "Set aside the checkpoint of epoch 3" in again
     assert "epoch 2/3" not in again
     assert whole.splitlines()[-10:] == again.splitlines()[-10:]
+
+
+def test_train_command_trains_on_validation_too_for_use(digits, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"recipe": SMALL.with_(epochs=1).to_dict(), "metrics": {"clean_nll": 1.0}}))
+    command = [str(path), "--out", str(tmp_path / "a"), "--threads", "1"]
+    assert train_main([*command, "--final"]) == 0
+    out = capsys.readouterr().out
+    images = len(training_data(SMALL, digits).fit) + len(training_data(SMALL, digits).validation)
+    assert f"Fits all {images} images, those for validation too: nothing can be validated" in out
+    assert "validation error" not in out
+    assert "the sweep's trial" not in out
+    kept = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert kept["metrics"] == {}
+    assert kept["provenance"]["final"] is True
+    assert train_main([*command, "--final"]) == 0  # goes on from its own checkpoint,
+    assert train_main(command) == 2  # and nothing else does
+    assert "for use (--final)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -163,7 +163,10 @@ def _commands(sweep: Sweep) -> list[tuple[str, str]]:
     commands = [
         ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.description.study_url])),
         ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
-        ("train the best again, alone", shlex.join(["python", "-m", "mollify_core.train", recipe, *flags])),
+        (
+            "train the best again, alone (with `--final`: for use)",
+            shlex.join(["python", "-m", "mollify_core.train", recipe, *flags]),
+        ),
     ]
     tested = _tested(sweep)
     if tested:

@@ -69,22 +69,24 @@ def measure_cells(
 def _temperatures(
     models: Sequence[Model], data: TestData, store: Store, digests: Sequence[str], needed: Sequence[int], pool: Pool
 ) -> dict[int, float]:
-    """Fitted on the validation images that each model's recipe holds out from training."""
-    known = {i: _read(store, digests[i], "temperature") for i in needed}
+    """Fitted on the validation images that each model's recipe holds out from training; 1 where it held none out."""
+    held_out = [i for i in needed if not models[i].state.meta.get("final")]
+    known = {i: _read(store, digests[i], "temperature") for i in held_out}
     missing = [i for i, value in known.items() if value is None]
     if missing:
         train = data.prepared.tensors("train")
 
         def tasks() -> Iterator[tuple]:
             for i in missing:
-                _, held_out = split_rows(train.labels.numpy(), models[i].recipe, data.prepared.fingerprint)
-                part = train.select(held_out)
+                _, rows = split_rows(train.labels.numpy(), models[i].recipe, data.prepared.fingerprint)
+                part = train.select(rows)
                 yield i, part.images, part.labels
 
         for i, temperature in pool(tasks(), "temperature"):
             fitted = known[i] = {"temperature": temperature}
             _write(store, digests[i], "temperature", fitted)
-    return {i: value["temperature"] for i, value in known.items() if value is not None}
+    ones = dict.fromkeys(needed, 1.0)
+    return ones | {i: value["temperature"] for i, value in known.items() if value is not None}
 
 
 def digest(model: Model, data: TestData, how: Measurement) -> str:

@@ -192,7 +192,8 @@ def _probabilities(rows: Rows, numbers: Numbers) -> Iterator[str]:
             yield from (f"## {title}", "", markdown(["", *map(label, shown), "temperature"], lines), "")
     yield (
         "ECE: 15 bins of equal width, pooled over the images of a cell; adaptive: of equal mass. Scaled: after "
-        "division of the log-probabilities by the model's temperature, fitted on images held out of training."
+        "division of the log-probabilities by the model's temperature, fitted on images held out of training "
+        "(1 for a model of `--final`, which held none out)."
     )
     yield ""
 

@@ -41,6 +41,16 @@ def run(monkeypatch, tmp_path, digits, capsys):
     return evaluate_
 
 
+def test_no_temperature_is_fitted_on_images_that_a_model_was_trained_on(run, digits, tmp_path):
+    recipe = DIGITS.with_(train_fraction=0.05)
+    training = Training(recipe, training_data(recipe, digits, final=True))
+    training.run_epoch()
+    checkpoint.save(fs.LocalFileSystem(), str(tmp_path / "use" / "checkpoints"), training.state())
+    assert run(str(tmp_path / "use"), *QUICK, "--corruptions", "none")[0] == 0
+    rows, _ = rows_.read(tmp_path / "out" / "evaluation.parquet")
+    assert {row["temperature"] for row in rows} == {1.0}
+
+
 def test_two_models_side_by_side_then_again_from_what_was_kept(run, models, tmp_path):
     code, out, _ = run(str(models / "sink"), f"bare={models / 'plain'}", *QUICK)
     assert code == 0
