@@ -113,7 +113,9 @@ STOPPED = {
 }
 
 
-@pytest.mark.parametrize("variant", STOPPED)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dropout of channels")) for name in STOPPED]
+)
 def test_stopped_in_mid_epoch_it_resumes_bit_equal(variant, digits, tmp_path):
     recipe = SMALL.with_({"epochs": 2, **STOPPED[variant]})
     data = training_data(recipe, digits)

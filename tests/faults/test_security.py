@@ -45,7 +45,7 @@ def short() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_secret_is_written_anywhere(
     sweep: Callable[..., Sweep], s3: subprocess.Popen[bytes], short: Path, monkeypatch: pytest.MonkeyPatch

@@ -188,6 +188,7 @@ def test_a_finished_sweep_goes_on_with_more_trials(sweep, tmp_path):
     assert told(study)[:5] == told(study_of(sweep[0] / "study.sqlite"))
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     """Set-up: a sweep with one trial at a time is stopped by Ctrl-C, then killed by SIGKILL, each in mid-trial.
 
