@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from curves import curve
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study import space
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.setup import Setup
+from mollify_sweeps.study.study import SweepStudy
 
 
 def described(base: Recipe = Recipe(), **changes: Any) -> Description:  # noqa: B008
@@ -60,3 +63,19 @@ def study_of(setup: Setup) -> optuna.Study:
 def told(setup: Setup) -> list[tuple]:
     """What the study says of every trial, less what measures time."""
     return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in study_of(setup).trials]
+
+
+def run_trials(study: SweepStudy, call: Callable = lambda method, *args: method(*args)) -> None:
+    """Runs the trials that are left, one after the other; `call` makes every call that changes the study."""
+    epochs = study._setup.base.optim.epochs
+    while (assignment := call(study.next)) is not None:
+        number, recipe = assignment["number"], assignment["recipe"]
+        begin = study.begin(number)
+        epoch, go_on = len(begin["values"]), begin["go_on"]
+        while go_on and epoch < epochs:
+            go_on, _ = call(study.report, number, epoch, {"corrupted_nll": curve(recipe, epoch), "seconds": 1.0})
+            epoch += 1
+        if go_on:
+            call(study.complete, number, {"a": 1, "b": 2}, {"corrupted_nll": curve(recipe, epochs - 1)})
+        else:
+            call(study.prune, number, {"a": 1, "b": 2})

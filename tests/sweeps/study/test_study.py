@@ -11,14 +11,13 @@ import pytest
 from optuna.trial import TrialState
 
 import setups
-from curves import curve
 from mollify_core.errors import ConfigError, StorageError
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study import space
 from mollify_sweeps.study.database import Location, study_errors
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import SweepStudy
-from setups import study_of, told
+from setups import run_trials, study_of, told
 
 EPOCHS = 4
 TRIALS = 8
@@ -40,21 +39,8 @@ def run(setup: Setup, die_after: int | None = None) -> int:
         calls += 1
         return method(*args)
 
-    study = SweepStudy(setup)
-    try:
-        while (assignment := call(study.next)) is not None:
-            number, recipe = assignment["number"], assignment["recipe"]
-            begin = study.begin(number)
-            epoch, go_on = len(begin["values"]), begin["go_on"]
-            while go_on and epoch < EPOCHS:
-                go_on, _ = call(study.report, number, epoch, {"corrupted_nll": curve(recipe, epoch), "seconds": 1.0})
-                epoch += 1
-            if go_on:
-                call(study.complete, number, {}, {"corrupted_nll": curve(recipe, EPOCHS - 1)})
-            else:
-                call(study.prune, number, {})
-    except KeyboardInterrupt:
-        pass
+    with contextlib.suppress(KeyboardInterrupt):
+        run_trials(SweepStudy(setup), call)
     return calls
 
 

@@ -28,7 +28,6 @@ from torch import nn
 
 import search
 import setups
-from curves import curve
 from mollify_core import checkpoint, networks
 from mollify_core.errors import ConfigError, Preempted, StorageError
 from mollify_core.recipe import Recipe
@@ -45,7 +44,7 @@ from mollify_sweeps.study.study import NOTHING_NOW, SweepStudy
 from mollify_sweeps.trial import files, preemption
 from mollify_sweeps.trial.trial import Trial, TrialSetup, _peer_lost
 from servers import moto
-from setups import study_of, told
+from setups import run_trials, study_of, told
 
 BASE = Recipe().with_(
     dataset="digits",
@@ -497,22 +496,6 @@ def _small(name: str, classes: int, shape: tuple, **options: object) -> nn.Modul
 # ---- the study
 
 
-def run(study: SweepStudy, call: Callable = lambda method, *args: method(*args)) -> None:
-    """Runs the trials that are left, one after the other."""
-    epochs = study._setup.base.optim.epochs
-    while (assignment := call(study.next)) is not None:
-        number, recipe = assignment["number"], assignment["recipe"]
-        begin = study.begin(number)
-        epoch, go_on = len(begin["values"]), begin["go_on"]
-        while go_on and epoch < epochs:
-            go_on, _ = call(study.report, number, epoch, {"corrupted_nll": curve(recipe, epoch), "seconds": 1.0})
-            epoch += 1
-        if go_on:
-            call(study.complete, number, {"a": 1, "b": 2}, {"corrupted_nll": curve(recipe, epochs - 1)})
-        else:
-            call(study.prune, number, {"a": 1, "b": 2})
-
-
 def everything(setup: Setup) -> list[tuple]:
     """All that a study holds, less what measures time."""
     study = study_of(setup)
@@ -570,7 +553,7 @@ def test_killed_between_two_writes_it_ends_as_if_unbroken(trials, every, monkeyp
     with monkeypatch.context() as patch:
         for name in WRITES:
             patch.setattr(storage, name, copied(name, getattr(storage, name)))
-        run(SweepStudy(setup))
+        run_trials(SweepStudy(setup))
     expected = everything(setup)
     states = [state for _, state, *_ in expected]
     assert {TrialState.COMPLETE, TrialState.PRUNED} <= set(states)
@@ -579,13 +562,13 @@ def test_killed_between_two_writes_it_ends_as_if_unbroken(trials, every, monkeyp
     assert set(delicate) < {name for name, _ in chosen}
     for name, copy in chosen:
         shutil.copy(copy, file)
-        run(SweepStudy(setup))
+        run_trials(SweepStudy(setup))
         assert everything(setup) == expected, (name, copy.name)
 
 
 def test_a_study_on_a_full_disk_is_told_again_and_misses_nothing(small_disk, tmp_path):
     expected = make_setup(tmp_path / "unbroken", trials=4)
-    run(SweepStudy(expected))
+    run_trials(SweepStudy(expected))
     setup, ballast = make_setup(small_disk, trials=4), small_disk / "ballast"
     study = SweepStudy(setup)
     refusals = []
@@ -602,7 +585,7 @@ def test_a_study_on_a_full_disk_is_told_again_and_misses_nothing(small_disk, tmp
         ballast.unlink()
         return method(*args)
 
-    run(study, call)
+    run_trials(study, call)
     assert {"next", "report", "complete", "prune"} <= set(refusals)
     assert everything(setup) == everything(expected)
     said = notices(study)
@@ -705,7 +688,7 @@ def test_the_newer_of_study_and_snapshot_is_taken(remote, tmp_path):
     study = SweepStudy(setup)
     study.next()
     early = file.read_bytes()
-    run(SweepStudy(setup))
+    run_trials(SweepStudy(setup))
     late = file.read_bytes()
 
     remote.write("study.sqlite", early)
@@ -742,7 +725,7 @@ def test_snapshots_follow_the_study_and_never_hide_a_newer_one(remote, tmp_path)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     behind = (tmp_path / "study.sqlite").read_bytes()
-    run(SweepStudy(setup))
+    run_trials(SweepStudy(setup))
     kept.close(20)
     assert said == []
     newest = remote.read("study.sqlite")
