@@ -7,6 +7,7 @@ The study is the truth: killed at any moment, the same command goes on.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ if __name__ == "__main__":  # from a checkout that is not installed: the core is
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from mollify_core.datasets.options import add_data_options
+from mollify_core.errors import ConfigError
 from mollify_core.program import Parser
 from mollify_sweeps.cli import options, program
 
@@ -21,6 +23,8 @@ _EPILOG = """
 examples:
   python sweeps/search.py --dataset digits
       a complete small sweep: minutes on two CPU cores, nothing to download
+  python sweeps/search.py --dataset digits --methods plain,mollification,matching --confirm --seeds 5
+      three methods, and what each of them does by itself, told with five further seeds
   python sweeps/search.py --dataset cifar100 --trials 60 --epochs 30
       CIFAR-100 on every GPU of this machine; downloads the official archive once
   python sweeps/search.py --dataset ./photos --image-size 64
@@ -31,7 +35,7 @@ examples:
       a space of your own, checkpoints in object storage
 
 The same command again continues a sweep that was stopped or killed; --trials may have grown.
-Trial 0 is always the paper's default schedule and trial 1 plain training, so every sweep says whether it was worth it.
+Plain training is searched like every other method, so that what is compared was tuned alike.
 Only training images are used: part of them is held out for validation, the test set is never read.
 """
 
@@ -40,8 +44,9 @@ def parser() -> Parser:
     """The parser; every option says what it does and its default."""
     p = Parser(
         prog="sweeps/search.py",
-        description="Search the mollification schedule of an image classifier: Ray Tune runs the trials, each a Ray "
-        "Train TorchTrainer on Ray Data shards; Optuna proposes them.",
+        description="Find out whether degrading images and softening labels makes an image classifier better, and how "
+        "best: each method is searched alike. Ray Tune runs the trials, each a Ray Train TorchTrainer on Ray Data "
+        "shards; Optuna proposes them.",
         epilog=_EPILOG,
     )
     g = p.add_argument_group("data")
@@ -75,7 +80,15 @@ def parser() -> Parser:
 
     g = p.add_argument_group("search")
     g.add_argument(
-        "--trials", type=int, metavar="N", help="trials in all, the two references included (default: by data set)"
+        "--methods",
+        metavar="NAME,NAME",
+        help="what is held against each other, each searched alike in its own study: plain, mollification, noise, "
+        "blur, smoothing, matching, and as rivals trivialaugment, augmix, mixup (default: plain and what the recipe "
+        "says, else mollification)",
+    )
+    g.add_argument("--trials", type=int, metavar="N", help="trials in all; methods take turns (default: by data set)")
+    g.add_argument(
+        "--share", metavar="NAME=W,…", help="weights of methods in the trials: plain=1,mollification=2 (default: equal)"
     )
     g.add_argument(
         "--objective",
@@ -94,23 +107,58 @@ def parser() -> Parser:
     )
     g.add_argument(
         "--pruner",
-        default="hyperband",
         metavar="NAME",
-        help="hyperband, none, median or percentile (default: hyperband)",
+        help="halving (successive, one bracket a method), hyperband, none, median or percentile (default: halving)",
     )
     g.add_argument(
         "--confirm",
         type=int,
+        nargs="?",
+        const=0,
         metavar="K",
-        help="then train the K best recipes and the two references with further seeds, and say what they can tell",
+        help="then tell what each method itself does: train the best recipes with and without it, under the other "
+        "settings of either, with further seeds; beside these the K best recipes of each method (default of K: 0)",
     )
-    g.add_argument("--seeds", type=int, default=3, metavar="S", help="seeds of each recipe to confirm (default: 3)")
+    g.add_argument(
+        "--seeds", type=int, metavar="S", help="seeds of each recipe to confirm (default: what the plan proposes, 5)"
+    )
+    g.add_argument(
+        "--parts",
+        action="store_true",
+        help="confirm also what degraded images alone, soft labels alone, both uncoupled, and both coupled do",
+    )
+    g.add_argument(
+        "--matters",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help="smallest difference that matters, as a share of plain training's value (default: 0.01)",
+    )
 
     g = options.running_options(p)
     g.add_argument("--name", metavar="NAME", help="of the sweep (default: made of its settings)")
 
     p.set_defaults(program="sweeps/search.py")
     return p
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in a list like "a,b"."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def shares(text: str | None) -> dict[str, float]:
+    """The weights in a list like "a=1,b=2"; raises a ConfigError when it is none."""
+    found = {}
+    for item in names(text or ""):
+        name, _, weight = item.partition("=")
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 < found[name] < math.inf:
+            raise ConfigError(f"Expected --share to be NAME=WEIGHT with positive weights, but got {item!r}")
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,13 +178,15 @@ def _run(args: argparse.Namespace) -> int:
             seed=args.seed,
             preset=args.preset,
             recipe=args.recipe,
+            methods=names(args.methods) if args.methods else None,
+            shares=shares(args.share),
             trials=args.trials,
-            objectives=tuple(name.strip() for name in args.objective.split(",") if name.strip()),
+            objectives=names(args.objective),
             space=args.space,
             sampler=args.sampler,
             pruner=args.pruner,
             grid_points=args.grid_points,
-            confirm=Confirm(args.confirm, args.seeds),
+            confirm=Confirm(args.confirm, args.seeds, args.parts, args.matters),
             name=args.name,
         )
     )

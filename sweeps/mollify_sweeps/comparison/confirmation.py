@@ -1,211 +1,283 @@
-"""`--confirm K --seeds S`: the best recipes of a search, their controls and its references, with further seeds.
+"""`--confirm`: what each method of a search does, told with seeds and images that the search has not used.
 
-The best of a search is the best on its own validation images with one seed, so part of its advantage is luck. Seeds
-that the search has not seen show what is left of it. A control has all settings of its recipe but the method: the two
-differ in nothing that the search has tuned for one of them alone, as the references do. The validation images are the
-same as before; only an evaluation on the test set is free of that choice too.
+The best of a search is the best on its own images with one seed, so part of its advantage is luck, and part of it the
+other settings, which another search found. `crossing` says which recipes take these apart; here they are trained as a
+sweep of their own, and put into words.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import optuna
 from optuna.trial import FrozenTrial
 
+from mollify_core.amount import mean_strength
 from mollify_core.errors import ConfigError
-from mollify_core.measure import statistics
-from mollify_core.measure.contrast import Contrast, contrast
-from mollify_core.measure.statistics import Difference, Mean
+from mollify_core.measure import comparison, statistics
+from mollify_core.measure.comparison import Claim, Crossed, Parts
+from mollify_core.measure.contrast import Contrast
+from mollify_core.measure.power import DEFAULT_SEEDS, detectable
+from mollify_core.measure.statistics import Mean
+from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
-from mollify_sweeps.display.charts import difference_row, interval_chart
-from mollify_sweeps.display.page import Section, bullets, figure, paragraph, table
-from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, points, shown
+from mollify_core.training_data import training_data
+from mollify_sweeps.comparison import crossing
+from mollify_sweeps.comparison.crossing import Cells, Plan
+from mollify_sweeps.display.text import label, points, scale, shown
 from mollify_sweeps.plan import runs, settle
 from mollify_sweeps.plan.options import Confirm, Search
-from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.report.words import METRICS, PerImage
-from mollify_sweeps.study.results import REFERENCES, Results
+from mollify_sweeps.study.ledger import Ledger
+from mollify_sweeps.study.results import Results
 
 SUFFIX = "-confirm"
-_CONTROL = ", method off"  # behind the name of the recipe that it controls
-_OFF = {"p_clean": 1.0, "arm": "off"}
-_MATTERS = 0.01  # smallest difference that matters, as a share of the control's value
+BY_IMAGE = ("corrupted_nll", "corrupted_error", "clean_nll", "clean_error")
+"""Metrics that have a value per image."""
 
 
 def check(confirm: Confirm) -> None:
     """Raises a ConfigError when the options of a confirmation are wrong."""
-    if confirm.best is not None and confirm.best < 1:
-        raise ConfigError(f"Expected --confirm to be at least 1, but got {confirm.best}")
-    if confirm.seeds < 2:
+    if confirm.best is not None and confirm.best < 0:
+        raise ConfigError(f"Expected --confirm to be at least 0, but got {confirm.best}")
+    if confirm.seeds is not None and confirm.seeds < 2:
         raise ConfigError(
             f"Expected --seeds to be at least 2, but got {confirm.seeds}: one seed says nothing of chance"
         )
+    if confirm.best is None and confirm.parts:
+        raise ConfigError("Expected --confirm with --parts, but got --parts alone")
 
 
-def settle_again(sweep: Sweep, study: optuna.Study, options: Search) -> Sweep:
-    """The sweep `<name>-confirm`: the best recipes of a search and its references, with seeds that it has not seen."""
-    base, first = sweep.base, sweep.base.seed + 1
-    assert options.confirm.best is not None
-    references = runs.references(
-        chosen(sweep, study, options.confirm.best), range(first, first + options.confirm.seeds)
-    )
+def seeds_of(confirm: Confirm) -> int:
+    """How many seeds each recipe is trained with."""
+    return DEFAULT_SEEDS if confirm.seeds is None else confirm.seeds
+
+
+def announced(sweep: Sweep, confirm: Confirm) -> str:
+    """What comes after a search, for its plan."""
+    if confirm.best is None:
+        return ""
+    count, seeds = crossing.most(confirm, list(sweep.setup.description.methods)), seeds_of(confirm)
+    proposed = " (proposed; --seeds says otherwise)" if confirm.seeds is None else ""
+    return f"then at most {count} recipes with {seeds} seeds each{proposed}: at most {count * seeds} trainings more"
+
+
+def planned(sweep: Sweep, results: Results, confirm: Confirm) -> Plan:
+    """What a confirmation of a search trains."""
+    return crossing.plan(results, sweep.base, confirm, partial(_mean_strength, sweep))
+
+
+def settle_again(sweep: Sweep, plan: Plan, options: Search) -> Sweep:
+    """The sweep `<name>-confirm`: the planned recipes, with seeds that the search has not seen."""
+    first = sweep.base.seed + 1
+    search = runs.search(plan.runs, range(first, first + seeds_of(options.confirm)))
     return settle.sweep(
         options.running,
-        base,
+        sweep.base,
         sweep.prepared.spec,
         objectives=sweep.setup.description.objectives,
-        searched=runs.NOTHING,
-        references=references,
-        trials=len(references),
+        searches=(search,),
+        trials=len(search.references),
         name=sweep.name + SUFFIX,
     )
 
 
-def chosen(sweep: Sweep, study: optuna.Study, count: int) -> list[Run]:
-    """The references, and the `count` best recipes that the search found, as many as it has, the best first.
+def _mean_strength(sweep: Sweep, recipe: Recipe) -> float:
+    data = training_data(recipe, sweep.prepared, final=False)
+    normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, "cpu")
+    return mean_strength(recipe, data.fit.images, data.classes, normalise)
 
-    Each of these is followed by its control, unless that is the recipe itself or plain training.
+
+def outlook(results: Results, per_image: PerImage, confirm: Confirm) -> str:
+    """What can be told with so many seeds, as far as it is known before they are trained."""
+    seeds, metric = seeds_of(confirm), metric_of(results)
+    pair = [results.compared.get(name) for name in ("best", "plain")]
+    values = [None if trial is None else per_image.get(trial.number, {}).get(metric) for trial in pair]
+    if any(v is None for v in values):
+        return ""
+    difference = np.asarray(values[0], dtype=np.float64) - values[1]
+    images = len(difference)
+    least = detectable(0.0, float(difference.std(ddof=1)), seeds, images)
+    unit = f"{shown(metric, least)}{points(metric)}"
+    return (
+        f"{seeds} seeds and {images:,} judging images: even if no seed differed from another, an effect on the "
+        f"{label(metric, unit=False)} of less than {unit} would be told less than four times in five. How much seeds "
+        "differ is not known before."
+    )
+
+
+def metric_of(results: Results) -> str:
+    """The first objective, or the NLL of the same images where that has no value per image."""
+    return results.metric if results.metric in BY_IMAGE else f"{results.metric.partition('_')[0]}_nll"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one method does.
+
+    Attributes:
+        cells: the runs that tell it.
+        crossed: metric -> the estimates; without the metrics whose values are missing.
+        parts: the same of its parts.
+        claim: what it does to the metric that is judged by, in a word; None where values are missing.
+        coupling: the same of the coupling.
     """
-    base = sweep.base
-    found = [Run(r.name, _settings(base, base.with_({**r.params, **r.settings}))) for r in sweep.setup.references]
-    best = 0
-    for trial in Results(study).completed:
-        recipe = Recipe.from_dict(trial.user_attrs["recipe"])
-        run = Run(f"trial {trial.number}", _settings(base, recipe))
-        if best < count and run.settings not in [other.settings for other in found]:
-            best += 1
-            control = Run(run.name + _CONTROL, _settings(base, recipe.with_(_OFF)))
-            found += [one for one in (run, control) if one.settings not in [other.settings for other in found]]
-    return found
 
-
-def _settings(base: Recipe, recipe: Recipe) -> dict[str, object]:
-    """What a recipe sets otherwise than the base."""
-    return {name: recipe.get(name) for name in {**base.changed(), **recipe.changed()} if name != "seed"}
+    cells: Cells
+    crossed: dict[str, Crossed]
+    parts: dict[str, Parts]
+    claim: Claim | None
+    coupling: Claim | None
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What further seeds show, on the first objective.
+    """What further seeds show.
 
     Attributes:
         results: of the confirming sweep.
-        found: recipe's name -> seed -> its completed trial; the search's recipes first, the best of them first.
-        values: the same, with the objective's final value in place of the trial.
-        compared: (recipe, control or reference) -> their paired difference over seeds, also of the two references.
-        method: recipe -> what the method does to it, the other settings kept: over seeds and images; without those
-            that have no value per image.
+        metric: what methods are judged by.
+        margin: smallest difference that matters, in the unit of the metric.
+        found: run -> seed -> its completed trial, of the planned runs.
+        told: of each method.
     """
 
     results: Results
+    metric: str
+    margin: float
     found: dict[str, dict[int, FrozenTrial]]
-    values: dict[str, dict[int, float]]
-    compared: dict[tuple[str, str], Difference]
-    method: dict[str, Contrast]
+    told: tuple[Told, ...]
 
 
-def read(study: optuna.Study, per_image: PerImage | None = None) -> Confirmation:
-    """What the study of a confirming sweep says; it may still run.
+def read(study: Ledger, plan: Plan, confirm: Confirm, per_image: PerImage) -> Confirmation:
+    """What a confirming sweep says; it may still run.
 
     Args:
         study: the confirming sweep's.
+        plan: what it trains.
+        confirm: says which difference matters.
         per_image: trial number -> metric -> (images,) values, as of `build.build`.
     """
-    found = runs.completed(study)
-    values = {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()}
-    others = sorted(
-        (n for n in found if n not in REFERENCES and not n.endswith(_CONTROL)),
-        key=lambda n: statistics.mean([*values[n].values()]).value,
+    results, trained = Results(study), runs.completed(study)
+    found = {run.name: trained[run.name] for run in plan.runs if run.name in trained}
+    metric = metric_of(results)
+    estimates = {cells.words: _estimates(cells, found, per_image) for cells in plan.cells}
+    claimed: dict[str, Contrast | Crossed] = {}
+    for words, (crossed, parts) in estimates.items():
+        claimed |= {words: crossed[metric]} if metric in crossed else {}
+        claimed |= {f"{words}, coupling": parts[metric].coupling} if metric in parts else {}
+    off = [_mean(found[c.crossed[0]], metric) for c in plan.cells if c.crossed[0] in found]
+    margin = confirm.matters * abs(off[0]) if off else math.nan
+    claims = comparison.words(claimed, dict.fromkeys(claimed, margin))
+    told = tuple(
+        Told(cells, *estimates[cells.words], claims.get(cells.words), claims.get(f"{cells.words}, coupling"))
+        for cells in plan.cells
     )
-    pairs = [(n, r) for n in others for r in (n + _CONTROL, *REFERENCES) if r in found]
-    pairs += [("paper", "plain")] if REFERENCES.keys() <= found.keys() else []
-    names = [n for n in (*(m for o in others for m in (o, o + _CONTROL)), *REFERENCES) if n in found]
-    compared = statistics.compare(values, pairs)
-    results = Results(study)
-    method = {name: _part(found, name, results.metric, per_image or {}) for name in others if name + _CONTROL in found}
-    return Confirmation(
-        results,
-        {n: found[n] for n in names},
-        {n: values[n] for n in names},
-        compared,
-        {name: part for name, part in method.items() if part is not None},
-    )
+    return Confirmation(results, metric, margin, found, told)
 
 
-def _part(found: dict[str, dict[int, FrozenTrial]], name: str, metric: str, per_image: PerImage) -> Contrast | None:
-    """A recipe less its control, over the seeds and the images that both have."""
-    seeds = sorted(found[name].keys() & found[name + _CONTROL].keys())
-    values = [[per_image.get(found[c][s].number, {}).get(metric) for s in seeds] for c in (name + _CONTROL, name)]
+def _estimates(
+    cells: Cells, found: dict[str, dict[int, FrozenTrial]], per_image: PerImage
+) -> tuple[dict[str, Crossed], dict[str, Parts]]:
+    crossed, parts = {}, {}
+    for metric in BY_IMAGE:
+        values = _values(cells.crossed, found, per_image, metric)
+        if values is not None:
+            crossed[metric] = comparison.crossed(values)
+        values = _values(cells.parts, found, per_image, metric) if cells.parts else None
+        if values is not None:
+            parts[metric] = comparison.parts(values)
+    return crossed, parts
+
+
+def _values(
+    names: tuple[str, ...], found: dict[str, dict[int, FrozenTrial]], per_image: PerImage, metric: str
+) -> np.ndarray | None:
+    """(runs, seeds, images) over the seeds and the images that all have; None below two seeds."""
+    seeds = sorted(set.intersection(*(set(found.get(name, {})) for name in names)))
+    values = [[per_image.get(found[name][seed].number, {}).get(metric) for seed in seeds] for name in names]
     if len(seeds) < 2 or any(v is None for cell in values for v in cell):
         return None
-    return contrast(np.array(values), (-1, 1))
+    return np.array(values)
 
 
-def summary(confirmation: Confirmation) -> str:
-    """The text of confirmation.md: which recipes are better than the references, as far as seeds tell."""
-    sweep, metric = confirmation.results.sweep, confirmation.results.metric
-    lines = [] if sweep.verified else [f"> **{UNVERIFIED}.**", ""]
-    lines += [f"# Confirmation of {sweep.name.removesuffix(SUFFIX)}", ""]
-    lines += [f"- {text}" for text in verdicts(confirmation)]
-    lines += ["", "## Means over seeds", "", markdown(*_means(confirmation)), "", _MEANS]
-    lines += ["", f"## Differences in {label(metric, difference=True)}, paired by seed", ""]
-    lines.append(markdown(*_differences(confirmation)))
-    return "\n".join([*lines, "", _TEST, "", note(confirmation), ""])
+def _mean(trials: dict[int, FrozenTrial], metric: str) -> float:
+    measured = [trial.user_attrs.get("metrics", {}).get(metric, math.nan) for trial in trials.values()]
+    return statistics.mean(measured).value
 
 
-def section(confirmation: Confirmation) -> Section:
-    """The same, as a section of the sweep's page."""
-    metric = confirmation.results.metric
-    rows = [difference_row(f"{one} - {other}", metric, d.mean) for (one, other), d in confirmation.compared.items()]
-    parts = [bullets(verdicts(confirmation))]
-    if rows:
-        what = f"difference in {label(metric, difference=True)}"
-        chart = interval_chart("Differences between recipes", rows, what, width=620)
-        parts.append(figure(chart, "Mean over seeds and its 95 % interval; left of the line is better."))
-    parts += [table(*_means(confirmation), _MEANS), table(*_differences(confirmation), _TEST)]
-    return Section("Confirmed with further seeds", [*parts, paragraph(note(confirmation), "note")])
+# ---- in words
 
 
 def verdicts(confirmation: Confirmation) -> list[str]:
-    """A sentence for each recipe of the search: its value, and whether control and references are told from it."""
-    metric, found, sentences = confirmation.results.metric, confirmation.values, []
-    for name, values in confirmation.values.items():
-        if name in REFERENCES or name.endswith(_CONTROL):
+    """What each method does, in a sentence or two each; the page's answer is the first."""
+    return [_verdict(confirmation, told) for told in confirmation.told] or [
+        "There is no method to confirm: the search has no completed trial of one beside plain training."
+    ]
+
+
+_SAYS = {
+    "better": "{} makes this classifier better",
+    "worse": "{} makes this classifier worse",
+    "no difference that matters": "{} makes no difference that matters",
+    "cannot be told": "What {} does cannot be told from this",
+    "depends on the other settings": "What {} does depends on the other settings",
+}
+
+
+def _verdict(confirmation: Confirmation, told: Told) -> str:
+    metric, claim = confirmation.metric, told.claim
+    if claim is None:
+        return f"There is no answer about {told.cells.words}: fewer than two seeds of its recipes have completed."
+    found = claim.contrast
+    said = _SAYS[claim.word].format(told.cells.words)
+    text = f"{said[0].upper()}{said[1:]}: at the same other settings it changes the {label(metric, unit=False)} by "
+    text += f"{interval(metric, found, '+')}{points(metric)}, over {found.count} seeds and {found.images:,} images."
+    if claim.word == "depends on the other settings":
+        rows = [f"{interval(metric, row, '+')}{points(metric)}" for row in told.crossed[metric].rows]
+        text += f" At the settings of plain training's best it is {rows[0]}, at its own {rows[1]}."
+    if claim.needed is not None:
+        more = f"{claim.needed.seeds} seeds and {claim.needed.images:,} images"
+        text += f" If it came out the same, {more} would be likely to tell."
+    if told.coupling is not None:
+        text += f" {_coupling(confirmation, told.coupling)}"
+    return text
+
+
+_COUPLED = {
+    "better": "The coupling of label and image is part of it",
+    "worse": "The coupling of label and image harms",
+    "no difference that matters": "The coupling of label and image makes no difference that matters",
+    "cannot be told": "Whether the coupling of label and image matters cannot be told",
+}
+
+
+def _coupling(confirmation: Confirmation, claim: Claim) -> str:
+    metric = confirmation.metric
+    change = f"{interval(metric, claim.contrast, '+')}{points(metric)}"
+    return f"{_COUPLED[claim.word]}: coupled less uncoupled is {change}."
+
+
+def advice(confirmation: Confirmation) -> list[str]:
+    """Which recipe to use, a sentence for each method."""
+    metric, sentences = confirmation.metric, []
+    for told in confirmation.told:
+        if metric not in told.crossed:
             continue
-        words: dict[str, list[str]] = {}
-        control = name + _CONTROL in found and name not in confirmation.method  # seeds alone can tell of it
-        held = {name + _CONTROL: "its own other settings without the method"} if control else {}
-        for reference, text in {**held, **REFERENCES}.items():
-            difference = confirmation.compared.get((name, reference))
-            p = "" if difference is None or math.isnan(difference.p) else f" (corrected p = {difference.corrected:.2g})"
-            if difference is None:
-                said = "there is no common seed to compare it with"
-            elif math.isnan(difference.p):
-                said = f"{'one seed' if difference.mean.count < 2 else 'seeds without variance'} cannot tell it from"
-            elif difference.told:
-                said = f"it is {'better' if difference.mean.value < 0 else 'worse'} than"
-            else:
-                said = "these seeds cannot tell it from"
-            words.setdefault(said, []).append(text + p)
-        part = confirmation.method.get(name)
-        parts = [] if part is None else [_told(metric, part, statistics.mean([*found[name + _CONTROL].values()]))]
-        told = "; ".join([*parts, *(f"{said} {' or '.join(texts)}" for said, texts in words.items())])
-        mean = statistics.mean([*values.values()])
-        sentences.append(f"{name}: {label(metric)} {interval(metric, mean)}; {told}.")
-    return sentences or ["No recipe of the search has completed."]
-
-
-def _told(metric: str, part: Contrast, control: Mean) -> str:
-    """What the method does to a recipe, in words."""
-    word = part.word(_MATTERS * abs(control.value))
-    said = {"better": "the method makes it better", "worse": "the method makes it worse"}
-    text = said.get(word, f"what the method does: {word}")
-    over = f"over {part.count} seeds and {part.images} images"
-    return f"its other settings kept, {text}, {interval(metric, part, '+')} {over}"
+        found = told.crossed[metric].diagonal
+        one, other = f"trial {told.cells.best} ({told.cells.words})", f"trial {told.cells.plain} (plain training)"
+        change = f"{interval(metric, found, '+')}{points(metric)}"
+        if found.spans_zero or math.isnan(found.low):
+            sentences.append(
+                f"Which recipe to use, these seeds and images cannot tell: {one} less {other} is {change}."
+            )
+        else:
+            use, rest = (one, other) if found.high < 0 else (other, one)
+            sentences.append(f"Of the two best recipes use {use} rather than {rest}: {one} less {other} is {change}.")
+    return sentences
 
 
 def interval(metric: str, mean: Mean, sign: str = "") -> str:
@@ -216,40 +288,50 @@ def interval(metric: str, mean: Mean, sign: str = "") -> str:
     return f"{text} ({shown(metric, mean.low, sign)} to {shown(metric, mean.high, sign)})"
 
 
-_MEANS = "In brackets: 95 % intervals over seeds (Student's t)."
-_TEST = "Student's paired t test, with Holm's correction for all rows of this table."
+def note(confirmation: Confirmation) -> str:
+    """What the intervals cover, and what not."""
+    matters = f"{shown(confirmation.metric, confirmation.margin)}{points(confirmation.metric)}"
+    judged = confirmation.results.sweep.base_recipe.get("data", {}).get("judging_fraction", 0) > 0
+    images = "judging images, which chose nothing," if judged else "validation images, those of the search,"
+    return (
+        f"Intervals (95 %) cover the training seeds and the {images} but not which recipes the searches happened to "
+        f"try. A difference matters from {matters} on (1 % of the best plain recipe's value unless --matters says "
+        "otherwise). A word is given after Holm's correction for all methods and couplings. Less is better everywhere."
+    )
 
 
-def _means(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
-    metric = confirmation.results.metric
-    metrics = [metric, *(m for m in METRICS if m != metric and not m.endswith(("top5_error", "brier")))]
+def means(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every recipe's metrics, over its seeds."""
+    first = [confirmation.metric]
+    metrics = [*first, *(m for m in METRICS if m not in first and not m.endswith(("top5_error", "brier")))]
     rows = []
     for name, trials in confirmation.found.items():
         measured = [trial.user_attrs.get("metrics", {}) for trial in trials.values()]
         cells = [
-            interval(m, statistics.mean([a[m] for a in measured])) if all(m in a for a in measured) else NONE
+            interval(m, statistics.mean([a[m] for a in measured])) if all(m in a for a in measured) else "–"
             for m in metrics
         ]
         rows.append([name, str(len(measured)), *cells])
     return ["", "seeds", *map(label, metrics)], rows
 
 
-def _differences(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
-    metric, rows = confirmation.results.metric, []
-    for (first, second), d in confirmation.compared.items():
-        p = [NONE, NONE] if math.isnan(d.p) else [f"{d.p:.2g}", f"{d.corrected:.2g}"]
-        told = "yes" if d.told else "no"
-        rows.append([f"{first} - {second}", str(d.mean.count), interval(metric, d.mean, "+"), *p, told])
-    unit = " (points)" if points(metric) else ""
-    return ["", "seeds", f"mean{unit} (95 % interval)", "p", "corrected p", "told apart"], rows
+def estimates(told: Told, metric: str) -> dict[str, Contrast]:
+    """What is estimated of a method, in words -> the contrast; the first two add up to the third."""
+    found = told.crossed[metric]
+    rows = {f"{told.cells.words} itself": found.method}
+    if found.settings is not None:
+        rows["the other settings"] = found.settings
+        rows["both: best against best"] = found.diagonal
+    return rows
 
 
-def note(confirmation: Confirmation) -> str:
-    """What the seeds cannot say."""
-    few = min(map(len, confirmation.found.values()), default=0)
-    return (
-        f"With {few} seeds only large differences can be told; that two are not told apart does not mean that they are "
-        "equal. What the method does is told by a recipe against its control, which has the same learning rate and "
-        "other settings; the references have settings that were not searched. Validation images are those of the "
-        "search: `python sweeps/evaluate.py` on this sweep measures the same on the test set."
-    )
+def parts(told: Told, metric: str) -> dict[str, Contrast]:
+    """The parts of a method, in words -> the contrast; the last two but one add up to the last."""
+    found = told.parts[metric]
+    return {
+        "degraded images, hard labels": found.image,
+        "clean images, soft labels": found.label,
+        "both, uncoupled": found.uncoupled,
+        "the coupling": found.coupling,
+        "both, coupled": found.whole,
+    }

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-import optuna
 from rich.console import Console
 
 from mollify_sweeps.plan import runs
-from mollify_sweeps.plan.options import Confirm
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.plan.table import show_plan
 from mollify_sweeps.study import claim, snapshots
 from mollify_sweeps.study.database import check_same, finished
 from mollify_sweeps.study.description import described
+from mollify_sweeps.study.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -29,18 +28,18 @@ class Carried:
     """
 
     sweep: Sweep
-    study: optuna.Study | None
+    study: Ledger | None
     code: int | None
 
 
-def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: Confirm | None = None) -> Carried:
+def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "") -> Carried:
     """Shows the plan of a sweep and runs what is left of it.
 
     Args:
         console: where to.
         sweep: what is run.
         dry_run: only show the plan.
-        confirm: what comes after it, for the plan.
+        confirm: what comes after it, in words, for the plan.
 
     Raises:
         MollifyError: it cannot be run, or it broke.
@@ -71,14 +70,14 @@ def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: Confirm
     return Carried(sweep, study, None)
 
 
-def _signed(console: Console, sweep: Sweep, study: optuna.Study) -> AbstractContextManager[Callable[[], None]]:
+def _signed(console: Console, sweep: Sweep, study: Ledger) -> AbstractContextManager[Callable[[], None]]:
     """A claim that other machines see, where the study is on a server that they reach."""
     if sweep.setup.location.file is not None:
         return nullcontext(lambda: None)
     return claim.signed(study, sweep.local, lambda text: console.print(text, highlight=False, soft_wrap=True))
 
 
-def _existing(console: Console, sweep: Sweep) -> tuple[Sweep, optuna.Study | None]:
+def _existing(console: Console, sweep: Sweep) -> tuple[Sweep, Ledger | None]:
     """The study of this sweep, when there is one; its snapshot on storage takes the place of an older or lost one."""
     location, own = sweep.setup.location, sweep.setup.description
     restored = snapshots.restore(sweep.store, location, sweep.name, lambda: claim.locked(sweep.local))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from mollify_sweeps.report.build import PAGE, build, write_page
 from mollify_sweeps.report.terminal import print_result
 from mollify_sweeps.storage.patience import retry
 from mollify_sweeps.storage.store import Store, trial_folder
+from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.tracking.follower import Follower
@@ -42,7 +42,7 @@ class Publication:
         page: where report.html lies.
     """
 
-    def __init__(self, sweep: Sweep, study: optuna.Study) -> None:
+    def __init__(self, sweep: Sweep, study: Ledger) -> None:
         self.sweep, self.study = sweep, study
         self.page = f"{sweep.store.uri}/report/report.html"
         self._store = sweep.store / "report"
@@ -77,10 +77,10 @@ class Publication:
         print_result(console, self.study, report_uri=self.page, commands=_commands(self.sweep))
         return built.best
 
-    def add(self, section: Section, name: str, text: str) -> None:
-        """Puts a section right after the page's answer, and the same as text into a file of its own."""
+    def add(self, section: Section, name: str, text: str, *, answer: str) -> None:
+        """Gives the page another answer with its section right after it, and puts the same as text into a file."""
         folder = Path(self._folder.name)
-        write_page(Results(self.study), folder / PAGE, **self._seen, extra=[section])
+        write_page(Results(self.study), folder / PAGE, **self._seen, extra=[section], answer=answer)
         (folder / name).write_text(text, encoding="utf-8")
         for changed in (PAGE, name):
             retry(functools.partial(self._store.write, changed, (folder / changed).read_bytes()))
@@ -105,7 +105,7 @@ def write_kept_page(store: Store, path: Path, study_url: str | None = None) -> N
         _write_page_now(reading.study, started.trials or 0 if started else 0, store, path)
 
 
-def _write_page_now(study: optuna.Study, trials: int, store: Store, path: Path) -> None:
+def _write_page_now(study: Ledger, trials: int, store: Store, path: Path) -> None:
     """Writes the page of a sweep that shall have so many trials, as it is now."""
     results = Results(study)
     ended = sum(trial.state.is_finished() for trial in results.trials)

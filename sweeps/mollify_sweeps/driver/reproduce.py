@@ -139,15 +139,14 @@ def _sweep(options: Reproduction, name: str, wanted: Sequence[Run]) -> Sweep:
     """The sweep of all runs for one data set."""
     spec = options.running.data.spec(name, options.training.image_size)
     base: Recipe = grids.base(options.grid, spec, options.protocol).with_(_settings(options.training))
-    references = runs.references(wanted, range(options.seed, options.seed + options.seeds))
+    search = runs.search(wanted, range(options.seed, options.seed + options.seeds))
     sweep = settle.sweep(
         options.running,
         base,
         spec,
         objectives=("corrupted_nll",),
-        searched=runs.NOTHING,
-        references=references,
-        trials=len(references),
+        searches=(search,),
+        trials=len(search.references),
         prefix=f"{options.grid}-{options.protocol}-",
     )
     for run in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from mollify_sweeps.comparison import confirmation
+from mollify_sweeps.comparison import confirmation, confirmed
 from mollify_sweeps.driver.carry_out import carry_out
 from mollify_sweeps.driver.publishing import Publication, per_image
 from mollify_sweeps.plan import settle
@@ -23,27 +23,33 @@ def search(options: Search) -> int:
     quiet_optuna()
     confirmation.check(options.confirm)
     dry_run = options.running.dry_run
-    carried = carry_out(console, settle.search(options), dry_run=dry_run, confirm=options.confirm)
+    sweep = settle.search(options)
+    carried = carry_out(console, sweep, dry_run=dry_run, confirm=confirmation.announced(sweep, options.confirm))
     if carried.code is not None:
         return carried.code
     assert carried.study is not None
     with Publication(carried.sweep, carried.study) as report:
         if report.build(console) is None:
             return 1
-        return _confirm(console, options, report) if options.confirm.best else 0
+        return 0 if options.confirm.best is None else _confirm(console, options, report)
 
 
 def _confirm(console: Console, options: Search, report: Publication) -> int:
-    """Trains the best recipes and the references with further seeds, and says what that shows."""
-    second = confirmation.settle_again(report.sweep, report.study, options)
-    carried = carry_out(console, second, dry_run=False)
+    """Trains what tells the methods from the other settings, with further seeds, and says what that shows."""
+    results = Results(report.study)
+    plan = confirmation.planned(report.sweep, results, options.confirm)
+    seen = per_image(report.sweep.store, results.compared.values())
+    console.print(f"\n{confirmation.outlook(results, seen, options.confirm)}", highlight=False, markup=False)
+    carried = carry_out(console, confirmation.settle_again(report.sweep, plan, options), dry_run=False)
     if carried.code is not None:
         return carried.code
     assert carried.study is not None
-    confirmed = confirmation.read(carried.study, per_image(carried.sweep.store, Results(carried.study).completed))
-    report.add(confirmation.section(confirmed), "confirmation.md", confirmation.summary(confirmed))
+    measured = per_image(carried.sweep.store, Results(carried.study).completed)
+    found = confirmation.read(carried.study, plan, options.confirm, measured)
+    told = confirmation.verdicts(found)
+    report.add(confirmed.section(found), "confirmation.md", confirmed.summary(found), answer=told[0])
     console.print("\n[bold]Confirmed with further seeds[/]")
-    for text in [*confirmation.verdicts(confirmed), confirmation.note(confirmed)]:
+    for text in [*told, *confirmation.advice(found), confirmation.note(found)]:
         console.print(text, highlight=False, markup=False)
     console.print(f"Report: {report.page}", soft_wrap=True, highlight=False)
     return 0

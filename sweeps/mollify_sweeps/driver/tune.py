@@ -77,7 +77,7 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
             connect(sweep.address, dashboard=board is not None)
             tuning = Tuning(sweep)
         if board is not None:
-            board.serve(sweep.setup.location, sweep.name)
+            board.serve(sweep.setup.location, sweep.setup.first_study)
             show_addresses(console, board)
         with view:
             metrics = SweepMetrics(sweep.name, objective)

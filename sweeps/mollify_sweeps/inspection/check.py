@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import optuna
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
@@ -28,6 +27,7 @@ from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
 from mollify_sweeps.study.database import Location, quiet_optuna, study_errors
 from mollify_sweeps.study.description import Description, description_of
+from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.reading import copy_study, locate, name_of
 
 _FOLDER = re.compile(r"trials/(\d{5,})(/|$)")
@@ -100,7 +100,7 @@ class Check:
             if study is None:
                 return
             driver = driver or claim.signer(study)[0]
-            trials = study.get_trials(deepcopy=False)
+            trials = study.get_trials()
             told = description_of(study)
         if driver is not None:
             self._note(f"process {driver[0]} on {driver[1]} is running it now")
@@ -127,7 +127,7 @@ class Check:
 
     def _study(
         self, scratch: Path, description: Description | None, location: Location, *, driven: bool
-    ) -> optuna.Study | None:
+    ) -> Ledger | None:
         """The study, as a copy where it is SQLite; None, and a finding, when it cannot be had."""
         name = name_of(self._store, description)
         if location.file is None:
@@ -153,7 +153,7 @@ class Check:
                 self._find(f"the snapshot of the study on storage is behind: it lacks the end of {_trials(behind)}")
         return study
 
-    def _copied(self, path: Path, copy: Path, name: str) -> optuna.Study | None:
+    def _copied(self, path: Path, copy: Path, name: str) -> Ledger | None:
         """The study in a copy of an SQLite file: opening one may write, and a driver may be writing now."""
         wrong = copy_study(path, copy, thorough=True)
         if wrong is None:
@@ -161,13 +161,13 @@ class Check:
         self._find(f"{path.name} is damaged: {wrong}")
         return None
 
-    def _load(self, location: Location, name: str, shown: str) -> optuna.Study | None:
+    def _load(self, location: Location, name: str, shown: str) -> Ledger | None:
         try:
             study = location.load(name)
             if study is None:
                 self._find(f"{shown} holds no study named {name!r}")
                 return None
-            study.get_trials(deepcopy=False)
+            study.get_trials()
             description_of(study)
         except ConfigError:  # it is another one's
             raise
@@ -232,8 +232,8 @@ def _files(store: Store) -> Files:
     return {p: i for p, i in sorted(paths.items()) if p.split("/")[0] not in ("tensorboard", "wandb")}
 
 
-def _finished(study: optuna.Study) -> set[int]:
-    return {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+def _finished(study: Ledger) -> set[int]:
+    return {t.number for t in study.get_trials() if t.state.is_finished()}
 
 
 def _trials(found: Collection[int]) -> str:

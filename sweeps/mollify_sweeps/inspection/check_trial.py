@@ -22,6 +22,7 @@ from mollify_core.errors import CheckpointError, ConfigError, first_line
 from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.ledger import METHOD
 
 Files = dict[str, FileInfo]
 """Path below the sweep's folder -> the file."""
@@ -103,13 +104,15 @@ class TrialCheck:
             return
         try:
             self._recipe = Recipe.from_dict(self._attrs["recipe"])
-            own = {**self._trial.params, **self._attrs.get("settings", {})}
+            method = self._sweep.methods.get(self._attrs.get(METHOD, ""), {})
+            own = {**method.get("settings", {}), **self._trial.params, **self._attrs.get("settings", {})}
             expected = Recipe.from_dict(self._sweep.base_recipe).with_(own)
         except ConfigError as error:
             self._find(f"has a damaged recipe in the study: {error}")
             return
         self._expect(self._recipe == expected, "has another recipe than its parameters say")
-        self._expect(set(self._trial.params) == set(self._sweep.space), "has other parameters than the search space")
+        names = method.get("space", self._sweep.space)
+        self._expect(set(self._trial.params) == set(names), "has other parameters than the search space")
         text = self._read("recipe.json")
         if text is None:
             self._expect(not self._epochs, "recipe.json is missing")

@@ -130,15 +130,19 @@ class RecipeOptions:
 
 @dataclass(frozen=True)
 class Confirm:
-    """`--confirm`: train the best recipes and the references again.
+    """`--confirm`: train the crossed cells, and the best recipes, with further seeds.
 
     Attributes:
-        best: how many of the best; None confirms nothing.
-        seeds: of each.
+        best: how many of the best of each method beside the crossed cells; None confirms nothing.
+        seeds: of each; None lets the plan propose a number.
+        parts: also train the cells that tell the parts of a method apart.
+        matters: the smallest difference that matters, as a share of the best plain recipe's value.
     """
 
     best: int | None = None
-    seeds: int = 3
+    seeds: int | None = None
+    parts: bool = False
+    matters: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,12 @@ class Search:
         dataset: a name, or the path of a folder of images.
         seed: of everything; None is the recipe's.
         preset, recipe: a paper's set-up, or the file of a recipe, to start from.
+        methods: that are held against each other; None is plain training and what the recipe says, or mollification.
+        shares: weights of methods in the number of trials, where they differ from 1.
         trials: in all; None is by data set.
         objectives: what is minimised.
         space: file of the search space; None is the built-in one.
-        sampler, pruner, grid_points: how it is searched.
+        sampler, pruner, grid_points: how it is searched; a pruner of None is successive halving.
         name: of the sweep; None makes one out of its settings.
     """
 
@@ -162,11 +168,13 @@ class Search:
     seed: int | None = None
     preset: str | None = None
     recipe: str | None = None
+    methods: tuple[str, ...] | None = None
+    shares: dict[str, float] = field(default_factory=dict)
     trials: int | None = None
     objectives: tuple[str, ...] = ("corrupted_nll",)
     space: str | None = None
     sampler: str = "tpe"
-    pruner: str = "hyperband"
+    pruner: str | None = None
     grid_points: int = 3
     confirm: Confirm = field(default_factory=Confirm)
     name: str | None = None

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import ConfigError
 from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.study.ledger import Ledger
+from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.space import Reference, Space
 
-NOTHING = Space({}, {})
 _SEED = ", seed "
 
 
@@ -34,8 +34,8 @@ class Run:
     settings: dict[str, Any]
 
 
-def references(runs: Sequence[Run], seeds: Sequence[int]) -> tuple[Reference, ...]:
-    """One trial for each run and seed; all runs of one seed come before those of the next, so comparisons come early.
+def search(runs: Sequence[Run], seeds: Sequence[int]) -> Search:
+    """A search of nothing: a trial for each run and seed, all runs of one seed before those of the next.
 
     Raises:
         ConfigError: two runs have one name.
@@ -43,22 +43,23 @@ def references(runs: Sequence[Run], seeds: Sequence[int]) -> tuple[Reference, ..
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ConfigError(f"Expected runs of different names, but got {max(names, key=names.count)!r} twice")
-    return tuple(Reference(f"{r.name}{_SEED}{seed}", {}, {**r.settings, "seed": seed}) for seed in seeds for r in runs)
+    made = (Reference(f"{r.name}{_SEED}{seed}", {}, {**r.settings, "seed": seed}) for seed in seeds for r in runs)
+    return Search("", {}, Space({}, {}), tuple(made))
 
 
-def widened(sweep: Sweep, study: optuna.Study | None) -> Sweep:
+def widened(sweep: Sweep, study: Ledger | None) -> Sweep:
     """A sweep of runs that also counts those which an earlier command asked for; they were promised too."""
-    if sweep.setup.space.searched:
+    if sweep.setup.searched:
         return sweep
     asked = {reference.name for reference in sweep.setup.references}
-    known = set() if study is None else {t.user_attrs["reference"] for t in study.get_trials(deepcopy=False)}
+    known = set() if study is None else {t.user_attrs["reference"] for t in study.get_trials()}
     return dataclasses.replace(sweep, setup=dataclasses.replace(sweep.setup, trials=len(asked | known)))
 
 
-def completed(study: optuna.Study) -> dict[str, dict[int, FrozenTrial]]:
+def completed(study: Ledger) -> dict[str, dict[int, FrozenTrial]]:
     """Run -> seed -> its completed trial."""
     found: dict[str, dict[int, FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in study.get_trials((TrialState.COMPLETE,)):
         name, _, seed = trial.user_attrs["reference"].rpartition(_SEED)
         found.setdefault(name, {})[int(seed)] = trial
     return found

@@ -6,17 +6,16 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
+from optuna.distributions import CategoricalDistribution
 
 from mollify_core import provenance
-from mollify_core.datasets import DatasetSpec
+from mollify_core.datasets import DatasetSpec, Prepared
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.validation import check_objectives
 from mollify_core.presets import preset
@@ -28,8 +27,8 @@ from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.options import Resources, Running, Search
 from mollify_sweeps.plan.placement import Placement, place
 from mollify_sweeps.plan.sweep import Sweep
-from mollify_sweeps.storage.store import STUDY, Store
-from mollify_sweeps.study import space
+from mollify_sweeps.storage.store import STUDY, SWEEP, Store
+from mollify_sweeps.study import methods, space
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.pruning import PRUNERS
@@ -39,9 +38,10 @@ from mollify_sweeps.study.setup import Setup
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 12},
+    "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 16},
 }
-_OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 50}
+_OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 60}
+_JUDGING = 0.5  # share of the validation images of a search that only judge
 
 
 def search(options: Search) -> Sweep:
@@ -51,26 +51,71 @@ def search(options: Search) -> Sweep:
         MollifyError: something is wrong; one sentence.
     """
     base, trials, spec = _base_recipe(options)
-    side = spec.image_shape[-1]
-    searched = space.load(options.space, base, side)
-    base = base.with_(searched.fixed)
-    if options.sampler == "grid":  # every point once, and the two references
-        points = math.prod(len(values) for values in searched.grid(options.grid_points).values()) + 2
-        trials = points if options.trials is None else min(options.trials, points)
     objectives = check_objectives(options.objectives)
-    _check_search(options, searched, trials, objectives)
+    _check_search(options, objectives)
+    rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
+    prepared = options.running.data.prepare(spec, base.data.image_size)
+    kept = _kept(options, base, prepared)
+    if kept is not None:
+        return kept
+    if not any(item.startswith("judging_fraction=") for item in options.training.settings):
+        base = base.with_(judging_fraction=_JUDGING)
+    side = spec.image_shape[-1]
+    names = methods.check(options.methods or (methods.PLAIN, methods.of_recipe(base)))
+    searched = space.load(options.space, base, side) if options.space else methods.built_in(names, side)
+    base = base.with_(searched.fixed)
+    searches = methods.searches(names, options.shares, base, searched, side)
+    if options.sampler == "grid":  # every point once, and each method's first trial
+        points = sum(s.space.points(options.grid_points) + len(s.references) for s in searches)
+        trials = points if options.trials is None else min(options.trials, points)
+    _check_trials(options, searches, trials)
     return sweep(
         options.running,
         base,
         spec,
         objectives=objectives,
-        searched=searched,
-        references=space.references(searched, base, side),
+        searches=searches,
         trials=trials,
         sampler=options.sampler,
-        pruner=options.pruner if len(objectives) == 1 else "none",
+        pruner=(options.pruner or "halving") if len(objectives) == 1 else "none",
         grid_points=options.grid_points,
         name=options.name,
+    )
+
+
+def _kept(options: Search, base: Recipe, prepared: Prepared) -> Sweep | None:
+    """The sweep of version 0.1 that the same command has begun: it goes on under the rules of that version.
+
+    It has one study, in which plain training was not searched, Hyperband's brackets, and no judging images.
+    """
+    if options.methods is not None:
+        return None
+    side = prepared.spec.image_shape[-1]
+    try:
+        searched = space.load(options.space, base, side)
+    except ConfigError:
+        return None  # it is said again
+    base = base.with_(searched.fixed)
+    single = methods.Search("", {}, searched, space.references(searched, base, side))
+    pruner = (options.pruner or "hyperband") if len(options.objectives) == 1 else "none"
+    rules: dict[str, Any] = {"objectives": options.objectives, "sampler": options.sampler, "pruner": pruner}
+    name = options.name or default_name(base, _description(base, prepared, (single,), **rules).identity)
+    text = (Store(options.running.keeping.storage) / name).read(SWEEP) if _NAME.fullmatch(name) else None
+    if text is None:
+        return None
+    known = Description.from_json(text)
+    if known.methods or not known.space:
+        return None
+    trials = options.trials or (known.started.trials if known.started else None) or len(single.references)
+    return sweep(
+        options.running,
+        base,
+        prepared.spec,
+        searches=(single,),
+        trials=trials,
+        grid_points=options.grid_points,
+        name=name,
+        **rules,
     )
 
 
@@ -80,8 +125,7 @@ def sweep(
     spec: DatasetSpec,
     *,
     objectives: tuple[str, ...],
-    searched: space.Space,
-    references: Sequence[space.Reference],
+    searches: tuple[methods.Search, ...],
     trials: int,
     sampler: str = "random",
     pruner: str = "none",
@@ -96,8 +140,7 @@ def sweep(
         base: what all trials vary.
         spec: the data set.
         objectives: what is minimised.
-        searched: the space.
-        references: trials that are run whatever the search finds, the first ones.
+        searches: what is searched in which method.
         trials: in all.
         sampler, pruner: their names.
         grid_points: values of each range in a grid search.
@@ -116,22 +159,7 @@ def sweep(
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     if pack:
         placement = _packed(base, sample, prepared.spec, nodes, running.resources, trials)
-    description = Description(
-        name="",
-        fingerprint=prepared.fingerprint,
-        objectives=objectives,
-        base_recipe=base.to_dict(),
-        space=searched.describe(),
-        sampler=sampler,
-        pruner=pruner,
-        seed=base.seed,
-        dataset=base.data.dataset,
-        verified=prepared.verified,
-        network=base.model.network,
-        versions=provenance.versions(),
-        commit=provenance.commit(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
+    description = _description(base, prepared, searches, objectives=objectives, sampler=sampler, pruner=pruner)
     name = name or prefix + default_name(base, description.identity)
     if not _NAME.fullmatch(name):
         raise ConfigError(f"Expected --name to be letters, digits, '.', '_' and '-', but got {name!r}")
@@ -145,9 +173,7 @@ def sweep(
         base=base,
         store=store,
         local=local,
-        setup=Setup(
-            location, description, base, searched, tuple(references), trials, grid_points, running.max_failures
-        ),
+        setup=Setup(location, description, base, searches, trials, grid_points, running.max_failures),
         placement=placement,
         seconds=rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation)),
         checkpoint_bytes=checkpoint_bytes,
@@ -157,6 +183,32 @@ def sweep(
         data_flags=tuple(running.data.flags(prepared.spec)),
         following=running.following,
         address=running.resources.address,
+    )
+
+
+def _description(base: Recipe, prepared: Prepared, searches: Sequence[methods.Search], **rules: Any) -> Description:
+    """What a sweep is, but for its name and place."""
+    ranges: dict[str, dict[str, Any]] = {}
+    for search in searches:
+        ranges |= search.space.describe()
+    return Description(
+        name="",
+        fingerprint=prepared.fingerprint,
+        base_recipe=base.to_dict(),
+        space=ranges,
+        methods={
+            s.name: {"settings": json.loads(json.dumps(s.settings)), "space": list(s.space.searched)}
+            for s in searches
+            if s.name
+        },
+        seed=base.seed,
+        dataset=base.data.dataset,
+        verified=prepared.verified,
+        network=base.model.network,
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **rules,
     )
 
 
@@ -215,25 +267,39 @@ def given(items: Sequence[str], elsewhere: dict[str, str]) -> dict[str, Any]:
     return settings
 
 
-def _check_search(options: Search, searched: space.Space, trials: int, objectives: tuple[str, ...]) -> None:
-    if trials < 1:
-        raise ConfigError(f"Expected --trials to be at least 1, but got {trials}")
-    for flag, value in (("--grid-points", options.grid_points), ("--max-failures", options.running.max_failures)):
-        if value < 1:
+def _check_search(options: Search, objectives: tuple[str, ...]) -> None:
+    """What can be wrong whatever the data are."""
+    for flag, value in (
+        ("--trials", options.trials),
+        ("--grid-points", options.grid_points),
+        ("--max-failures", options.running.max_failures),
+    ):
+        if value is not None and value < 1:
             raise ConfigError(f"Expected {flag} to be at least 1, but got {value}")
     for flag, word, known in (
         ("--sampler", options.sampler, SAMPLERS),
         ("--pruner", options.pruner, PRUNERS),
     ):
-        if word not in known:
+        if word is not None and word not in known:
             raise ConfigError(f"Unknown {flag} {word!r}{nearest(word, known)}")
     if len(objectives) > 1 and options.sampler == "cmaes":
         raise ConfigError("Expected one objective for --sampler cmaes, but got several; tpe, gp and nsga2 take several")
-    numeric = [
-        n for n, d in searched.searched.items() if not isinstance(d, optuna.distributions.CategoricalDistribution)
-    ]
-    if options.sampler == "cmaes" and len(numeric) < 2:
-        raise ConfigError(f"Expected at least two ranges for --sampler cmaes, but got {len(numeric)}")
+
+
+def _check_trials(options: Search, searches: Sequence[methods.Search], trials: int) -> None:
+    if trials < len(searches):
+        raise ConfigError(
+            f"Expected --trials to be at least {len(searches)}, one for each of --methods, but got {trials}"
+        )
+    for name in options.shares:
+        if name not in [search.name for search in searches]:
+            raise ConfigError(f"Expected --share of a method in --methods, but got {name!r}")
+    for search in searches if options.sampler == "cmaes" else ():
+        numeric = [d for d in search.space.searched.values() if not isinstance(d, CategoricalDistribution)]
+        if len(numeric) < 2:
+            raise ConfigError(
+                f"Expected at least two ranges in {search.name} for --sampler cmaes, but got {len(numeric)}"
+            )
 
 
 def _pack(resources: Resources) -> bool:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import optuna
 from rich.console import Console
 from rich.table import Table
 
 from mollify_sweeps.display.text import duration, size
-from mollify_sweeps.plan.options import Confirm
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.study.database import finished
+from mollify_sweeps.study.ledger import Ledger
 
 
-def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, confirm: Confirm | None) -> None:
+def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str = "") -> None:
     """Prints what is going to happen.
 
     Args:
         console: where to.
         sweep: what is run.
         study: what is there of it.
-        confirm: what comes after it.
+        confirm: what comes after it, in words.
     """
     base, place, setup = sweep.base, sweep.placement, sweep.setup
     prepared, done = sweep.prepared, finished(study)
@@ -31,20 +30,26 @@ def show_plan(console: Console, sweep: Sweep, study: optuna.Study | None, confir
     if not prepared.verified:
         table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
-    searching, objectives = bool(setup.space.searched), setup.description.objectives
-    about = "; 0 is the paper's default schedule, 1 is plain training" if searching else ", a recipe and a seed each"
-    table.add_row("trials", state + about)
+    objectives, known = setup.description.objectives, setup.description.methods
+    searching = bool(setup.searched)
+    about = "; 0 is the paper's default schedule, 1 is plain training, which is not searched"
+    if known:
+        about = "; the methods take turns, each with its own search; the first of each has default settings"
+    table.add_row("trials", state + (about if searching else ", a recipe and a seed each"))
     table.add_row("each", f"{base.model.network}, up to {base.optim.epochs} epochs, {base.optim.precision}")
     if searching:
-        table.add_row("search", f"{setup.description.sampler} over {', '.join(setup.space.searched)}")
+        shared = [n for n in setup.searched if all(n in search.space.searched for search in setup.searches)]
+        table.add_row("search", f"{setup.description.sampler} over {', '.join(shared)}")
+        for search in setup.searches if known else ():
+            own = ", ".join(name for name in search.space.searched if name not in shared)
+            share = f" (share {search.share:g})" if search.share != 1 else ""
+            table.add_row("", f"{search.name}{share}: {f'also {own}' if own else 'nothing else'}")
         pruning = setup.description.pruner
         if len(objectives) > 1:
             pruning = "none (Optuna prunes on one objective only)"
         table.add_row("minimise", f"{', '.join(objectives)} on validation; pruner {pruning}")
-    if confirm is not None and confirm.best:
-        more = (2 * confirm.best + len(setup.references)) * confirm.seeds
-        recipes = f"the {confirm.best} best, each also without the method, and trials 0 and 1"
-        table.add_row("confirm", f"then {recipes}, {confirm.seeds} seeds each: at most {more} more")
+    if confirm:
+        table.add_row("confirm", confirm)
     table.add_row("a trial", f"{place.workers} on {place.device}, {place.cpus} CPU each")
     if place.workers.elastic:
         table.add_row("", "as many as the cluster has; the numbers then depend on when machines come and go")

@@ -15,6 +15,7 @@ import optuna
 from mollify_core.errors import StorageError
 from mollify_sweeps.report.summary import summary
 from mollify_sweeps.report.words import PerImage, best_recipe, union
+from mollify_sweeps.study.ledger import METHOD, Ledger
 from mollify_sweeps.study.results import Results, settings_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Report:
 
 
 def build(
-    study: optuna.Study,
+    study: Ledger | optuna.Study,
     out: Path,
     *,
     per_image: PerImage | None = None,
@@ -66,13 +67,17 @@ def build(
     from mollify_sweeps.report import plots  # matplotlib is slow to import
 
     results = Results(study)
-    best = results.compared.get("best")
+    best = results.best
     text = summary(results, per_image or {})
     files = [_write(out / "trials.parquet", partial(_write_trials, results))]
     if best is not None:
         recipe = json.dumps(best_recipe(results, best), indent=2) + "\n"
-        files.append(_write(out / "best_recipe.json", lambda path: path.write_text(recipe, encoding="utf-8")))
-    files.append(_write(out / "summary.md", lambda path: path.write_text(text, encoding="utf-8")))
+        files.append(_write(out / "best_recipe.json", partial(_write_text, recipe)))
+    for name in results.sweep.methods:
+        for first in results.of_method(name)[:1]:
+            recipe = json.dumps(best_recipe(results, first), indent=2) + "\n"
+            files.append(_write(out / f"best_recipe_{name}.json", partial(_write_text, recipe)))
+    files.append(_write(out / "summary.md", partial(_write_text, text)))
     files.append(write_page(results, out / PAGE, per_image=per_image, evaluation=evaluation, commands=commands))
     for name, figure in plots.draw(results).items():
         files.append(_write(out / f"plots/{name}.png", partial(figure.savefig, format="png")))
@@ -84,7 +89,11 @@ def write_page(results: Results, path: Path, **shown: Any) -> Path:
     from mollify_sweeps.report import page  # what it shows of an evaluation is slow to import
 
     html = page.page(results, **shown)
-    return _write(path, lambda path: path.write_text(html, encoding="utf-8"))
+    return _write(path, partial(_write_text, html))
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> Path:
@@ -121,6 +130,7 @@ def _write_trials(results: Results, path: Path) -> None:
         "number": column((trial.number for trial in trials), pa.int64()),
         "state": column((trial.state.name for trial in trials), pa.string()),
         "reference": attribute("reference", pa.string()),
+        **({"method": attribute(METHOD, pa.string())} if results.fair else {}),
         "epochs_done": attribute("epochs_done", pa.int64()),
         "seconds": attribute("seconds", pa.float64()),
         **{f"param_{name}": column(p.get(name) for p in params) for name in results.sweep.space},

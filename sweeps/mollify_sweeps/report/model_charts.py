@@ -163,7 +163,7 @@ def test_tiles(results: Results, rows: Rows, metadata: Mapping[str, Any]) -> lis
 
 def _best(results: Results) -> str:
     """What an evaluation calls the best trial."""
-    return f"best (trial {results.completed[0].number})" if results.completed else ""
+    return f"best (trial {results.compared['best'].number})" if "best" in results.compared else ""
 
 
 def _kinds(rows: Rows) -> dict[str, str]:

@@ -33,16 +33,10 @@ from mollify_sweeps.display.text import NONE, UNVERIFIED, label, points, scale, 
 from mollify_sweeps.evaluation.rows import read
 from mollify_sweeps.report import model_charts, trial_charts, views, words
 from mollify_sweeps.report.words import PerImage
-from mollify_sweeps.study.results import MIN_FOR_IMPORTANCE, REFERENCES, Results
+from mollify_sweeps.study.results import MIN_FOR_IMPORTANCE, Results
 
 Differences = Mapping[str, Mapping[tuple[str, str], Mean | None]]
-QUESTION = "Was mollification worth it?"
 _PAIRED = ("corrupted_nll", "corrupted_error", "clean_nll", "clean_error")
-_PAIR = {
-    ("best", "plain"): "best against plain training",
-    ("best", "paper"): "best against the paper's schedule",
-    ("paper", "plain"): "the paper's schedule against plain training",
-}
 
 
 def page(
@@ -52,6 +46,7 @@ def page(
     evaluation: Path | None = None,
     commands: Sequence[tuple[str, str]] = (),
     extra: Sequence[Section] = (),
+    answer: str = "",
     warning: str = "",
 ) -> str:
     """The page of a sweep, as an HTML document that loads nothing.
@@ -60,6 +55,7 @@ def page(
         results: of the sweep; it may still run.
         per_image, evaluation, commands: see `build.build`.
         extra: sections that stand right after the answer.
+        answer: in place of what the search alone suggests, which then stands below.
         warning: stands above everything.
 
     Raises:
@@ -71,8 +67,10 @@ def page(
     differences = {metric: words.paired(results, per_image, metric) for metric in metrics if metric in _PAIRED}
     cells = model_charts.validation(results, per_image)
     tested = read(evaluation) if evaluation else None
+    suggested = _opening(results, differences, model_charts.test_tiles(results, *tested) if tested else [])
     sections = [
         *extra,
+        Section("What the search alone suggests", suggested if answer else []),
         Section("What changed", _changes(results, differences)),
         Section("On the test set", model_charts.test_set(results, *tested) if tested else []),
         Section("Calibration on validation images", model_charts.calibration(cells)),
@@ -86,8 +84,8 @@ def page(
         Section("Provenance", [table([], words.provenance(sweep), kind="facts")]),
     ]
     return document(
-        QUESTION,
-        _opening(results, differences, model_charts.test_tiles(results, *tested) if tested else []),
+        words.question(results),
+        [paragraph(answer, "answer")] if answer else suggested,
         [section for section in sections if section.parts],
         above=f"Sweep {sweep.name}: {sweep.dataset}, {sweep.network}",
         warning=" ".join(filter(None, [warning, "" if sweep.verified else f"{UNVERIFIED}."])),
@@ -101,9 +99,12 @@ def _opening(results: Results, differences: Differences, tested: Sequence[tuple[
     who = "best" if ("best", "plain") in own else "paper"
     told = [(pair, results.metric, interval) for pair, interval in own.items() if pair[0] == who]
     told += [((who, "plain"), price, differences[price].get((who, "plain")))]
-    numbers = [_tile(pair, metric, interval) for pair, metric, interval in told if interval is not None]
+    numbers = [_tile(results, pair, metric, interval) for pair, metric, interval in told if interval is not None]
     parts += [tiles([*numbers, *tested[: 4 - len(numbers)]])] if numbers or tested else []
     charts = [chart for metric, found in differences.items() for chart in _intervals(metric, found)]
+    if results.fair:
+        note = "Trials and epochs that each method was given; the methods were searched alike, in studies of their own."
+        parts.append(table(*words.efforts(results), note))
     if charts:
         note = "Differences, image by image on the validation images, with 95 % intervals; left of the line is better."
         parts += [figures(*charts), paragraph(f"{note} {words.PAIRED_NOTE}", "note")]
@@ -116,32 +117,57 @@ def _answer(results: Results, differences: Differences) -> str:
     """The question's answer in a sentence or two."""
     compared, metric = results.compared, results.metric
     if "best" not in compared:
-        return "There is no answer: no trial has completed."
+        return (
+            "There is no answer: no trial has completed."
+            if not results.completed
+            else ("There is no answer: no trial of a method, to compare with plain training, has completed.")
+        )
     if "plain" not in compared:
         return "There is no answer: plain training, to compare with, has no result."
     name = label(metric, unit=False)
     if compared["best"].number == compared["plain"].number:
         return f"No: no trial of this sweep has a lower {name} than plain training."
+    if results.fair:
+        return _fair_answer(results, differences.get(metric, {}).get(("best", "plain")))
     found = differences.get(metric, {}).get(("best", "plain"))
     if found is None:
         below = f"the best trial's {name} is below plain training's; how surely is not known."
-        return f"It seems so: {below} {words.untuned(results)}".strip()
+        return f"It seems so: {below} {words.unproven(results)}".strip()
     mean, low, high = _rounded(metric, Mean(-found.value, -found.high, -found.low, found.count), "")
     below = f"the best trial's {name} is {mean}{points(metric)} (95 % interval {low} to {high}) below plain training's."
     if found.spans_zero:
         return f"These images cannot tell: {below}"
-    text = f"These validation images suggest so: {below} {words.untuned(results)}".strip()
+    text = f"These validation images suggest so: {below} {words.unproven(results)}".strip()
     search = differences[metric].get(("best", "paper"))
     if search is not None and search.spans_zero:
         text += " Whether the search found anything better than the paper's schedule, they cannot tell."
     return text
 
 
-def _tile(pair: tuple[str, str], metric: str, found: Mean) -> tuple[str, str, str]:
+def _tile(results: Results, pair: tuple[str, str], metric: str, found: Mean) -> tuple[str, str, str]:
     mean, low, high = _rounded(metric, found)
     sure = "the images cannot tell the two apart" if found.spans_zero else "the images tell them apart"
-    name = f"{label(metric, unit=False)}, {_PAIR[pair]}"
+    name = f"{label(metric, unit=False)}, {results.names[pair[0]]} against {results.names[pair[1]]}"
     return name, mean + points(metric), f"95 % interval {low} to {high}: {sure}"
+
+
+def _fair_answer(results: Results, found: Mean | None) -> str:
+    """The answer where plain training was searched like the others: best against best."""
+    compared, metric, name = results.compared, results.metric, label(results.metric, unit=False)
+    one, other = results.names["best"], results.names["plain"]
+    if found is None:
+        lower = compared["best"].values[0] < compared["plain"].values[0]
+        first, second = (one, other) if lower else (other, one)
+        seems = f"It seems {'so' if lower else 'not'}"
+        return f"{seems}: {first} has a lower {name} than {second}; how surely is not known."
+    first, second = (one, other) if found.value < 0 else (other, one)
+    upright = found if found.value > 0 else Mean(-found.value, -found.high, -found.low, found.count)
+    mean, low, high = _rounded(metric, upright, "")
+    below = f"{first} is {mean}{points(metric)} (95 % interval {low} to {high}) below {second} in {name}."
+    if found.spans_zero:
+        return f"These images cannot tell: {below}"
+    suggest = f"These validation images suggest {'so' if found.value < 0 else 'not'}"
+    return f"{suggest}: {below} {words.unproven(results)}"
 
 
 def _rounded(metric: str, mean: Mean, sign: str = "+") -> list[str]:
@@ -206,11 +232,12 @@ def _parameters(results: Results) -> list[Html]:
 
 
 def _recipe(results: Results, commands: Sequence[tuple[str, str]]) -> list[Html]:
-    best = results.compared.get("best")
+    best = results.best
     parts = []
     if best is not None:
         columns = {name: results.searched(trial) for name, trial in results.compared.items()}
-        rows = [[name, *(setting(c.get(name, NONE)) for c in columns.values())] for name in columns["best"]]
+        searched = words.union(columns.values())
+        rows = [[name, *(setting(c[name]) if name in c else NONE for c in columns.values())] for name in searched]
         trials = ", ".join(f"{name}: trial {trial.number}" for name, trial in results.compared.items())
         whole = json.dumps(words.best_recipe(results, best), indent=2) + "\n"
         parts += [table(["searched setting", *columns], rows, trials)] if rows else []
@@ -236,7 +263,7 @@ def _trials(results: Results) -> list[Html]:
 
 def _row(results: Results, trial: FrozenTrial, measured: Sequence[str], names: Sequence[str]) -> list[str]:
     attrs, used = trial.user_attrs, results.searched(trial)
-    marks = [name for name in REFERENCES if attrs.get("reference") == name]
+    marks = list(filter(None, [words.mark(results, trial)]))
     marks += ["Pareto"] * (trial.number in results.front)
     known = attrs.get("metrics", {}) | dict(zip(results.sweep.objectives, trial.values or [], strict=False))
     minutes = f"{attrs['seconds'] / 60:.1f}" if "seconds" in attrs else NONE

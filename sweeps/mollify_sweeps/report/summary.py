@@ -12,11 +12,12 @@ def summary(results: Results, per_image: PerImage) -> str:
     """The text of summary.md."""
     sweep = results.sweep
     lines = [] if sweep.verified else [f"> **{UNVERIFIED}.**", ""]
-    lines += [f"# Sweep {sweep.name}: {sweep.dataset}, {sweep.network}", "", "## Was it worth it?", ""]
+    lines += [f"# Sweep {sweep.name}: {sweep.dataset}, {sweep.network}", "", f"## {words.question(results)}", ""]
     lines += [words.verdict(results), ""]
     if results.completed:
         lines += [markdown(*words.comparison(results)), ""]
         lines += _paired(results, per_image) if per_image else []
+        lines += [words.unproven(results), "", markdown(*words.efforts(results)), ""] if results.fair else []
         lines += [
             words.caveat(results),
             "",

@@ -18,7 +18,7 @@ from mollify_sweeps.display.axes import Axis, Linear, Scale
 from mollify_sweeps.display.charts import Line, Mark
 from mollify_sweeps.display.text import label, scale, shown
 from mollify_sweeps.study.database import answers
-from mollify_sweeps.study.results import Results
+from mollify_sweeps.study.results import REFERENCES, Results
 
 BEYOND = "Values beyond the upper end of an axis stand on it."
 SHADES = 5  # of lines in parallel coordinates
@@ -190,7 +190,7 @@ def coordinates(results: Results) -> Parallel | None:
 
 def kind(results: Results, trial: FrozenTrial) -> str:
     """How a trial is drawn, see `display.charts`."""
-    names = (name for name, one in results.compared.items() if one.number == trial.number)
+    names = (n for n, one in results.compared.items() if one.number == trial.number and n in ("best", *REFERENCES))
     other = {TrialState.COMPLETE: "done", TrialState.FAIL: "failed"}.get(trial.state, "pruned")
     return next(names, other)
 

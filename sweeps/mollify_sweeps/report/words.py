@@ -13,10 +13,11 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.measure.statistics import Mean, paired_interval
-from mollify_core.recipe import Matching, Mollify
-from mollify_sweeps.display.text import label, points, scale, setting, shown
+from mollify_sweeps.display.text import NONE, label, points, scale, setting, shown
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.results import REFERENCES, Results
+from mollify_sweeps.study.ledger import METHOD
+from mollify_sweeps.study.methods import METHODS, OWN, PLAIN
+from mollify_sweeps.study.results import Results
 
 PerImage = Mapping[int, Mapping[str, np.ndarray]]
 """Trial number -> metric -> a value per validation image; see `build.build`."""
@@ -39,24 +40,37 @@ def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
+def question(results: Results) -> str:
+    """What a sweep asks."""
+    if not results.fair:
+        return "Was mollification worth it?"
+    others = [METHODS[name].words for name in results.sweep.methods if name != PLAIN]
+    if len(others) == 1:
+        return f"Does {others[0]} make this classifier better?"
+    return f"Which makes this classifier better: {', '.join(others[:-1])} or {others[-1]}?"
+
+
 def verdict(results: Results) -> str:
-    """The best trial against the paper's schedule and plain training, on the first objective, in plain sentences."""
+    """The best trial against what it is compared with, on the first objective, in plain sentences."""
     if not results.completed:
         return "No trial has completed, so there is nothing to compare."
-    best, metric = results.compared["best"], results.metric
+    best, metric = results.best, results.metric
+    assert best is not None
     unit = " %" if scale(metric) == 100 else ""
-    own = best.user_attrs.get("reference")
+    own = [name for name, trial in results.compared.items() if trial.number == best.number and name != "best"]
     text = f"Best of {len(results.completed)} completed trials: trial {best.number}"
-    text += f" ({REFERENCES[own]})" if own else ""
+    text += f" ({results.names[own[0]]})" if own else ""
     text += f", with a {label(metric, unit=False)} of {shown(metric, best.values[0])}{unit} on the validation images."
     below = []
-    for name, words in REFERENCES.items():
+    for name, words in results.names.items():
+        if name == "best" and not results.fair:
+            continue
         other = results.compared.get(name)
         if other is None:
             reason = _why_missing(results, name)
             text += f" There is no result of {words} ({reason}), so nothing can be said against it."
-        elif name == own:
-            text += f" The search found nothing better than {words}."
+        elif other.number == best.number:
+            text += "" if results.fair else f" The search found nothing better than {words}."
         else:
             gain = other.values[0] - best.values[0]
             share = f" ({100 * gain / other.values[0]:.3g} %)" if other.values[0] > 0 else ""
@@ -67,17 +81,18 @@ def verdict(results: Results) -> str:
 
 def _why_missing(results: Results, name: str) -> str:
     for trial in results.trials:
-        if trial.user_attrs.get("reference") == name:
+        if trial.user_attrs.get("reference") == name and not results.fair:
             return ", ".join(
                 filter(None, [f"trial {trial.number} is {trial.state.name}", trial.user_attrs.get("failure")])
             )
-    return "the sweep has no such trial"
+    return "no trial of it has completed" if results.fair else "the sweep has no such trial"
 
 
 def comparison(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every validation metric of the compared trials, and by how much they differ from plain."""
     measured = {name: trial.user_attrs.get("metrics", {}) for name, trial in results.compared.items()}
-    others = [name for name in measured if name != "plain" and "plain" in measured]
+    aside = ("plain", "paper") if results.fair else ("plain",)  # a first trial is an anchor, no comparison
+    others = [name for name in measured if name not in aside and "plain" in measured]
     rows = []
     for metric in sorted(union(measured.values()), key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)):
         values = {name: m.get(metric) for name, m in measured.items()}
@@ -88,30 +103,50 @@ def comparison(results: Results) -> tuple[list[str], list[list[str]]]:
     return ["validation", *measured, *(f"{name} - plain" for name in others)], rows
 
 
+def pairs(results: Results) -> list[tuple[str, str]]:
+    """The compared trials that are held against each other."""
+    if not results.fair:
+        return [("best", "plain"), ("best", "paper"), ("paper", "plain")]
+    return [(name, "plain") for name in results.compared if name not in ("plain", "paper")]
+
+
 def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str, str], Mean | None]:
     """Pairs of different compared trials -> first - second by `paired_interval`; None where values are missing."""
     trials = results.compared
     found: dict[tuple[str, str], Mean | None] = {}
-    for pair in (("best", "plain"), ("best", "paper"), ("paper", "plain")):
+    for pair in pairs(results):
         if set(pair) <= trials.keys() and trials[pair[0]].number != trials[pair[1]].number:
             first, second = (per_image.get(trials[name].number, {}).get(metric) for name in pair)
             found[pair] = None if first is None or second is None else paired_interval(first, second)
     return found
 
 
-def untuned(results: Results) -> str:
-    """What the comparison with plain training leaves open: settings that were searched, though they are no method's."""
-    own = {**Mollify.__dataclass_fields__, **Matching.__dataclass_fields__}
-    shared = [name for name in results.sweep.space if name not in own]
+def unproven(results: Results) -> str:
+    """What the comparison with plain training leaves open, and the command that tells."""
+    if results.fair:
+        return (
+            "Both were searched alike, but this compares two recipes, not yet the method: one search may have met with "
+            "the better learning rate, and each recipe is one training. `--confirm` tells what the method does."
+        )
+    shared = [name for name in results.sweep.space if name not in OWN]
     if not shared:
         return ""
     searched = (
         f"{' and '.join(shared)} {'was' if len(shared) == 1 else 'were'} searched for it and not for plain training"
     )
     return (
-        f"That does not prove the method: {searched}. `--confirm 1` trains the best recipe without the method too, and "
+        f"That does not prove the method: {searched}. `--confirm` trains the best recipe without the method too, and "
         "tells what is its part."
     )
+
+
+def efforts(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what each method was given."""
+    rows = []
+    for name, effort in results.efforts.items():
+        states = (effort.counts.get(state, 0) for state in ("complete", "pruned", "fail"))
+        rows.append([METHODS[name].words, *map(str, states), f"{effort.epochs:,}"])
+    return ["method", "finished", "pruned", "failed", "epochs trained"], rows
 
 
 def caveat(results: Results) -> str:
@@ -130,12 +165,18 @@ def top_trials(results: Results, params: Sequence[str]) -> tuple[list[str], list
     rows = []
     for trial in results.completed[:TOP] + [t for t in results.completed[TOP:] if t.number in results.front]:
         attrs, used = trial.user_attrs, results.searched(trial)
-        notes = [attrs.get("reference"), "Pareto" if trial.number in results.front else None]
+        notes = [mark(results, trial), "Pareto" if trial.number in results.front else None]
         values = [*trial.values, *(attrs.get("metrics", {}).get(m) for m in metrics)]
         cells = [shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
-        cells += [f"{attrs.get('seconds', math.nan) / 60:.1f}", *(setting(used.get(p)) for p in params)]
+        cells.append(f"{attrs.get('seconds', math.nan) / 60:.1f}")
+        cells += [setting(used[p]) if p in used else NONE for p in params]
         rows.append([" ".join([str(trial.number), *filter(None, notes)]), *cells])
     return ["trial", *map(label, [*objectives, *metrics]), "minutes", *params], rows
+
+
+def mark(results: Results, trial: FrozenTrial) -> str | None:
+    """What stands beside a trial's number: its method, or which reference it is."""
+    return trial.user_attrs.get(METHOD) if results.fair else trial.user_attrs.get("reference")
 
 
 def tally(results: Results) -> str:

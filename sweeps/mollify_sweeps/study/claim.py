@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.exceptions import StorageInternalError
 
 from mollify_core.errors import ConfigError, SweepError
+from mollify_sweeps.study.ledger import Ledger
 
 FRESH = 90.0  # seconds for which what a driver left is a sign that it runs, to those who only look
 _KEY = "driver"  # attribute of a study: the signature
@@ -73,7 +73,7 @@ def driver_of(folder: Path) -> Driver | None:
 # ---- on several
 
 
-def signer(study: optuna.Study) -> tuple[Driver | None, Path | None]:
+def signer(study: Ledger) -> tuple[Driver | None, Path | None]:
     """(driver, its folder) of another machine that has signed a study of late; the folder also when it has not."""
     signature = study.user_attrs.get(_KEY)
     if not signature:
@@ -83,7 +83,7 @@ def signer(study: optuna.Study) -> tuple[Driver | None, Path | None]:
 
 
 @contextlib.contextmanager
-def signed(study: optuna.Study, folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def signed(study: Ledger, folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Holds a sweep in its study for this process, which holds the lock in `folder`.
 
     Args:
@@ -129,7 +129,7 @@ def signed(study: optuna.Study, folder: Path, say: Callable[[str], None]) -> Ite
                 study.set_user_attr(_KEY, None)
 
 
-def _wait_for_silence(study: optuna.Study, own: dict[str, Any], say: Callable[[str], None]) -> None:
+def _wait_for_silence(study: Ledger, own: dict[str, Any], say: Callable[[str], None]) -> None:
     """Returns once nobody signs; at once where the last who did had our lock, so that it must be dead."""
     last = study.user_attrs.get(_KEY)
     if not last or (last["host"], last["folder"]) == (own["host"], own["folder"]):
@@ -150,7 +150,7 @@ def _refuse(signature: dict[str, Any], own: dict[str, Any]) -> None:
         raise ConfigError(f"This sweep is being run already, by {_named(signature)}")
 
 
-def _sign(study: optuna.Study, own: dict[str, Any]) -> None:
+def _sign(study: Ledger, own: dict[str, Any]) -> None:
     study.set_user_attr(_KEY, {**own, "time": time.time()})
 
 

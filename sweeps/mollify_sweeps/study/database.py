@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mollify_core.errors import ConfigError, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study.description import Description, describe, described
+from mollify_sweeps.study.ledger import Ledger, study_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _SQLITE = "sqlite:///"
@@ -86,33 +87,43 @@ class Location:
         except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
             raise StorageError(f"Cannot open the study {self.shown}: {cause(error)}") from None
 
-    def load(self, name: str) -> optuna.Study | None:
-        """The study of a sweep, or None when there is none yet; raises as `open` does."""
+    def load(self, name: str) -> Ledger | None:
+        """The studies of a sweep, or None when there are none yet; raises as `open` does."""
         return _load(self.open(), name)
 
-    def make(self, description: Description) -> optuna.Study:
-        """The study of a sweep, made where there is none yet.
+    def make(self, description: Description) -> Ledger:
+        """The studies of a sweep, made where there are none yet.
 
         Raises:
-            ConfigError: there is one of another sweep.
+            ConfigError: there are some of another sweep.
             StorageError: see `open`.
         """
         storage = self.open()
-        study = _load(storage, description.name)
-        if study is None:
-            directions = [StudyDirection.MINIMIZE] * len(description.objectives)
-            study = optuna.create_study(
-                study_name=description.name, storage=storage, directions=directions, load_if_exists=True
+        known = _load(storage, description.name)
+        if known is not None:
+            check_same(known, description)
+        directions = [StudyDirection.MINIMIZE] * len(description.objectives)
+        studies = {}
+        for method in description.methods or ("",):
+            studies[method] = optuna.create_study(
+                study_name=study_name(description.name, method),
+                storage=storage,
+                directions=directions,
+                load_if_exists=True,
             )
-        check_same(study, description)
-        describe(study, description)
-        return study
+            describe(studies[method], description)
+        return Ledger(description.name, studies)
 
 
-def _load(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study | None:
-    if name not in [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]:
+def _load(storage: optuna.storages.BaseStorage, name: str) -> Ledger | None:
+    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    names = {s.study_name for s in summaries if s.study_name == name or s.study_name.startswith(f"{name}/")}
+    studies = {n.partition("/")[2]: optuna.load_study(study_name=n, storage=storage) for n in sorted(names)}
+    if not studies:
         return None
-    return optuna.load_study(study_name=name, storage=storage)
+    told = next(filter(None, map(described, studies.values())), None)
+    order = list(told.methods) if told else []
+    return Ledger(name, dict(sorted(studies.items(), key=lambda item: order.index(item[0]) if item[0] in order else 0)))
 
 
 def quiet_optuna() -> None:
@@ -143,7 +154,7 @@ def cause(error: BaseException) -> str:
     return first_line(getattr(error, "orig", None) or error)
 
 
-def check_same(study: optuna.Study, description: Description) -> None:
+def check_same(study: Ledger, description: Description) -> None:
     """Checks that a study belongs to this sweep.
 
     Raises:
@@ -153,16 +164,16 @@ def check_same(study: optuna.Study, description: Description) -> None:
     if known is None and not study.trials and len(study.directions) == len(description.objectives):
         return  # killed when it was being made
     if known is None:
-        raise ConfigError(f"Study {study.study_name!r} was not made by mollify; give the sweep another --name")
+        raise ConfigError(f"Study {study.name!r} was not made by mollify; give the sweep another --name")
     old, new = known.identity, description.identity
-    different = [key for key in new if old[key] != new[key]]
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if "base_recipe" in different and Recipe.from_dict(old["base_recipe"]) == Recipe.from_dict(new["base_recipe"]):
         different.remove("base_recipe")  # written before a setting existed that has its default here
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}
         what = " and ".join(words.get(k, k) for k in different)
         raise ConfigError(
-            f"Sweep {study.study_name!r} exists with another {what}; repeat its own settings to continue it, "
+            f"Sweep {study.name!r} exists with another {what}; repeat its own settings to continue it, "
             f"or start a new one with another --name"
         )
 
@@ -175,13 +186,13 @@ def answers(trial: FrozenTrial) -> list[dict[str, Any]]:
     return found
 
 
-def progress(study: optuna.Study) -> tuple[int, int, int]:
+def progress(study: Ledger) -> tuple[int, int, int]:
     """(finished trials, epochs answered, trials): of two copies of one study, the later one has the greater."""
-    trials = study.get_trials(deepcopy=False)
+    trials = study.get_trials()
     epochs = sum(key.startswith("epoch_") for trial in trials for key in trial.user_attrs)
     return sum(trial.state in FINISHED for trial in trials), epochs, len(trials)
 
 
-def finished(study: optuna.Study | None) -> int:
+def finished(study: Ledger | None) -> int:
     """How many of its trials have ended, in whatever way."""
     return 0 if study is None else progress(study)[0]

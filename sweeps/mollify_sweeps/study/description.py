@@ -1,6 +1,7 @@
 """What a sweep is, as sweep.json and its study say it: the one place that knows what each format has meant.
 
-Format 1 is what version 0.1 wrote, without a number. Format 2 has the same keys, and the number.
+Format 1 is what version 0.1 wrote, without a number. Format 2 has the same keys, and the number. Format 3 has `methods`
+where several are searched, each in a study of its own; without them the sweep goes on under the rules of version 0.1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from mollify_core.errors import ConfigError, DataError
 if TYPE_CHECKING:  # slow to import
     import optuna
 
-FORMAT = 2
+    from mollify_sweeps.study.ledger import Ledger
+
+FORMAT = 3
 _IDENTITY = ("fingerprint", "objectives", "base_recipe", "space", "sampler", "pruner", "seed")
 _KEY = "sweep"  # the study's attribute
 
@@ -48,6 +51,8 @@ class Description:
         base_recipe: the recipe that trials vary, as `Recipe.to_dict` gives it.
         space: searched setting -> {low, high, log} or {choices}; empty where recipes are given.
         sampler, pruner, seed: of the search.
+        methods: method -> {"settings": what makes a recipe one of it, "space": names of what is searched in it}; empty
+            where recipes are given.
         dataset, verified, network: the data set's name, whether its files were checked, the network's name.
         versions, commit, created: where its numbers come from, and the time (ISO 8601) at which it was made.
         storage, study_url: where it is kept; without a password.
@@ -62,6 +67,7 @@ class Description:
     sampler: str
     pruner: str
     seed: int
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: str = ""
     verified: bool = True
     network: str = ""
@@ -75,12 +81,15 @@ class Description:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two sweeps one: plain containers, equal where the sweeps are."""
-        return {key: _plain(getattr(self, key)) for key in _IDENTITY}
+        found = {key: _plain(getattr(self, key)) for key in _IDENTITY}
+        return {**found, "methods": self.methods} if self.methods else found
 
     def to_dict(self) -> dict[str, Any]:
         """The content of sweep.json; without what is not known."""
         tree = {"format": FORMAT, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
         del tree["started"]
+        if not self.methods:
+            del tree["methods"]
         return {**tree, **({} if self.started is None else {k: _plain(v) for k, v in vars(self.started).items()})}
 
     @classmethod
@@ -117,7 +126,7 @@ class Description:
         return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
 
 
-def described(study: optuna.Study) -> Description | None:
+def described(study: Ledger | optuna.Study) -> Description | None:
     """What a study says of its sweep; None where it says nothing (yet).
 
     Raises:
@@ -134,7 +143,7 @@ def describe(study: optuna.Study, description: Description) -> None:
         study.set_metric_names(list(description.objectives))
 
 
-def description_of(study: optuna.Study) -> Description:
+def description_of(study: Ledger) -> Description:
     """What a study says of its sweep.
 
     Raises:
@@ -143,7 +152,7 @@ def description_of(study: optuna.Study) -> Description:
     """
     found = described(study)
     if found is None:
-        raise ConfigError(f"Expected the study of a sweep, but {study.study_name!r} was not made by mollify")
+        raise ConfigError(f"Expected the study of a sweep, but {study.name!r} was not made by mollify")
     return found
 
 
@@ -152,6 +161,7 @@ _KINDS: dict[str, Any] = {
     "objectives": (list, str),
     "base_recipe": dict,
     "space": (dict, dict),
+    "methods": (dict, dict),
     "seed": int,
     "verified": bool,
     "versions": (dict, str),

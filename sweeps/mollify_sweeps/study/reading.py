@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study.database import Location, quiet_optuna, study_errors
 from mollify_sweeps.study.description import Description, described
+from mollify_sweeps.study.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,12 @@ class Reading:
     """A study that was found.
 
     Attributes:
-        study: None where there is none yet.
+        study: its ledger; None where there is none yet.
         live: its file beside the driver; None when it is on a database server.
         copied: seconds since 1970 when the copy in storage was made that it is read from; None: from the study itself.
     """
 
-    study: optuna.Study | None
+    study: Ledger | None
     live: Path | None
     copied: float | None = None
 

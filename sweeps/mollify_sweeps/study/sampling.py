@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.rng import derive
+from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.setup import Setup
 
 
-def ask(study: optuna.Study, trials: Sequence[FrozenTrial], setup: Setup) -> optuna.Trial:
-    """The next trial after `trials`, all that the study has, with its parameters; those that wait come first."""
+def ask(study: optuna.Study, setup: Setup, search: Search) -> optuna.Trial:
+    """The next trial of a method's study, with its parameters; those that wait come first."""
+    trials = study.get_trials(deepcopy=False)
     number = min((t.number for t in trials if t.state == TrialState.WAITING), default=len(trials))
-    study.sampler = _sampler(setup, number)
-    return study.ask(fixed_distributions=setup.space.searched)
+    study.sampler = _sampler(setup, search, number)
+    return study.ask(fixed_distributions=search.space.searched)
 
 
-def reopen(study: optuna.Study, frozen: FrozenTrial, setup: Setup) -> optuna.Trial:
+def reopen(study: optuna.Study, trial_id: int, setup: Setup, search: Search) -> optuna.Trial:
     """The trial object of a trial that is RUNNING already, with the parameters that it has, or was about to get."""
+    frozen = study._storage.get_trial(trial_id)
     if "recipe" not in frozen.user_attrs:
         # A sampler's draws depend on how many came before: all are drawn again. Those that are stored stay.
-        study.sampler = _sampler(setup, frozen.number)
-        trial = optuna.Trial(study, frozen._trial_id)
+        study.sampler = _sampler(setup, search, frozen.number)
+        trial = optuna.Trial(study, trial_id)
         trial._cached_frozen_trial.params.clear()
         trial._cached_frozen_trial.distributions.clear()
-        for name, distribution in setup.space.searched.items():
+        for name, distribution in search.space.searched.items():
             trial._suggest(name, distribution)
     # Building a Trial makes the sampler think; one that has all its parameters must not disturb a sampler's state.
     study.sampler = optuna.samplers.RandomSampler()
-    return optuna.Trial(study, frozen._trial_id)
+    return optuna.Trial(study, trial_id)
 
 
-def _sampler(setup: Setup, number: int) -> optuna.samplers.BaseSampler:
+def _sampler(setup: Setup, search: Search, number: int) -> optuna.samplers.BaseSampler:
     name = setup.description.sampler
     # The points of a grid are numbered by its sampler's seed: another one a trial would visit some twice, others never.
-    of_trial = () if name == "grid" else (number,)
-    seed = derive(setup.description.seed, "sampler", *of_trial) % 2**32
-    return make_sampler(name, seed, setup.space.searched, setup.space.grid(setup.grid_points))
+    of_trial: tuple[int | str, ...] = () if name == "grid" else (number,)
+    key = (search.name, *of_trial) if search.name else of_trial
+    seed = derive(setup.description.seed, "sampler", *key) % 2**32
+    searched = search.space.searched
+    return make_sampler(name, seed, searched, search.space.grid(setup.grid_points), 5 if search.name else 6)
 
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2", "grid")
@@ -66,7 +70,7 @@ class _TPESampler(optuna.samplers.TPESampler):
 
 
 def make_sampler(
-    name: str, seed: int, searched: dict[str, BaseDistribution], grid: dict[str, list[Any]]
+    name: str, seed: int, searched: dict[str, BaseDistribution], grid: dict[str, list[Any]], startup: int
 ) -> optuna.samplers.BaseSampler:
     """A fresh Optuna sampler. All keep their state in the study, so a new one, seeded by trial, goes on exactly.
 
@@ -75,18 +79,18 @@ def make_sampler(
         seed: of its draws.
         searched: the distribution of every setting; all trials of a study have the same.
         grid: the values of every setting in a grid search.
+        startup: trials before a sampler that learns begins to propose. Few: a method has a dozen or two in all.
     """
     s = optuna.samplers
     match name:
         case "tpe":
-            # Few start-up trials: Hyperband shows each of its brackets only its own share of a short sweep.
-            return _TPESampler(searched, seed=seed, n_startup_trials=6, multivariate=True, constant_liar=True)
+            return _TPESampler(searched, seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
         case "random":
             return s.RandomSampler(seed=seed)
         case "gp":
-            return s.GPSampler(seed=seed, n_startup_trials=6, deterministic_objective=False)
+            return s.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
         case "cmaes":
-            return s.CmaEsSampler(seed=seed, n_startup_trials=6)
+            return s.CmaEsSampler(seed=seed, n_startup_trials=startup)
         case "nsga2":
             return s.NSGAIISampler(seed=seed, population_size=16)
         case "grid":

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.space import Reference, Space
+from mollify_sweeps.study.ledger import study_name
+from mollify_sweeps.study.methods import Search
+from mollify_sweeps.study.space import Reference
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,7 @@ class Setup:
         location: where the study is kept.
         description: what the sweep is.
         base: the recipe that every trial varies.
-        space: what is searched.
-        references: trials that are run whatever the search finds, the first ones.
+        searches: what is searched, method by method; a single one where the sweep has a single study.
         trials: how many trials there shall be in all.
         grid_points: values of each range in a grid search.
         max_failures: end the sweep after so many trials failed by a bug.
@@ -28,8 +29,7 @@ class Setup:
     location: Location
     description: Description
     base: Recipe
-    space: Space
-    references: tuple[Reference, ...]
+    searches: tuple[Search, ...]
     trials: int
     grid_points: int = 3
     max_failures: int = 5
@@ -38,3 +38,18 @@ class Setup:
     def name(self) -> str:
         """Of the sweep and of its study."""
         return self.description.name
+
+    @property
+    def first_study(self) -> str:
+        """The name of the study that is looked at first: of the first method that is not plain training."""
+        return study_name(self.name, self.searches[-1 if len(self.searches) == 1 else 1].name)
+
+    @property
+    def searched(self) -> list[str]:
+        """The names of all that is searched; none where recipes are given."""
+        return list(dict.fromkeys(name for search in self.searches for name in search.space.searched))
+
+    @property
+    def references(self) -> list[Reference]:
+        """Trials that are run whatever is found."""
+        return [reference for search in self.searches for reference in search.references]

@@ -53,6 +53,10 @@ class Space:
                 values[name] = sorted({round(v) for v in exact}) if isinstance(d, IntDistribution) else exact
         return values
 
+    def points(self, points: int) -> int:
+        """How many points such a grid has."""
+        return math.prod(len(values) for values in self.grid(points).values())
+
 
 def default_ranges(side: int) -> dict[str, BaseDistribution]:
     """The built-in ranges for images of `side` pixels."""
@@ -65,13 +69,20 @@ def default_ranges(side: int) -> dict[str, BaseDistribution]:
         "beta_b": FloatDistribution(1.0, 12.0, log=True),
         "p_clean": FloatDistribution(0.1, 1.0),
         "noise_share": FloatDistribution(0.0, 1.0),
+        "fixed_epsilon": FloatDistribution(0.01, 0.4, log=True),
+        "p_undistorted": FloatDistribution(0.0, 0.9),
+        "max_epsilon": FloatDistribution(0.1, 0.9),
+        "epsilon_power": FloatDistribution(0.25, 8.0, log=True),
         "lr": FloatDistribution(0.003, 0.3, log=True),
         "weight_decay": FloatDistribution(5e-5, 5e-3, log=True),
     }
 
 
+_FIRST = ("fixed_epsilon", "p_undistorted", "max_epsilon", "epsilon_power")  # which version 0.1 did not search
+
+
 def load(path: str | Path | None, base: Recipe, side: int) -> Space:
-    """The space in a YAML file, or the built-in one.
+    """The space in a YAML file, or the built-in one of version 0.1.
 
     The file lists the parameters of the sweep, one a line; what it does not list keeps the base recipe's value::
 
@@ -85,7 +96,7 @@ def load(path: str | Path | None, base: Recipe, side: int) -> Space:
     """
     ranges = default_ranges(side)
     if path is None:
-        return Space(ranges, {})
+        return Space({name: d for name, d in ranges.items() if name not in _FIRST}, {})
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -163,28 +174,32 @@ class Reference:
 
 
 def references(space: Space, base: Recipe, side: int) -> tuple[Reference, Reference]:
-    """Trial 0, the paper's default schedule, and trial 1, plain training without mollification.
+    """Of version 0.1: trial 0, the paper's default schedule, and trial 1, plain training without mollification.
 
-    Both use the base recipe's optimisation. A value outside a narrowed range, or not among the choices, is a setting
-    of that trial only.
+    Both use the base recipe's optimisation, which was not searched for them.
     """
     paper = {name: getattr(Mollify(), name) for name in Mollify.__dataclass_fields__} | {"arm": "off"}
-    plain = {**paper, "p_clean": 1.0}
-    result = []
-    for name, settings in (("paper", paper), ("plain", plain)):
-        params, rest = {}, dict(settings)
-        for key, distribution in space.searched.items():
-            value = settings.get(key, base.get(key))
-            if key == "max_blur" and value is None:
-                value = float(side)
-            if _contains(distribution, value):
-                params[key] = value
-                rest.pop(key, None)
-            else:
-                params[key] = _closest(distribution, value)
-                rest[key] = value
-        result.append(Reference(name, params, rest))
-    return result[0], result[1]
+    made = [reference(*one, space, base, side) for one in (("paper", paper), ("plain", {**paper, "p_clean": 1.0}))]
+    return made[0], made[1]
+
+
+def reference(name: str, settings: dict[str, Any], space: Space, base: Recipe, side: int) -> Reference:
+    """A trial with these settings, and those of the base for the rest.
+
+    A value outside a narrowed range, or not among the choices, is a setting of that trial only.
+    """
+    params, rest = {}, dict(settings)
+    for key, distribution in space.searched.items():
+        value = settings[key] if key in settings else base.get(key)
+        if key == "max_blur" and value is None:
+            value = float(side)
+        if _contains(distribution, value):
+            params[key] = value
+            rest.pop(key, None)
+        else:
+            params[key] = _closest(distribution, value)
+            rest[key] = value
+    return Reference(name, params, rest)
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:

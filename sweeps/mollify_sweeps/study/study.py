@@ -1,4 +1,4 @@
-"""The Optuna study behind one Ray actor: ask, report, prune?, tell. The study is the truth about a sweep.
+"""A sweep's Optuna studies behind one Ray actor: ask, report, prune?, tell. They are the truth about a sweep.
 
 Every trial, every epoch's value and every state is written to the study's storage before anybody acts on it, so a
 driver that dies at any moment loses nothing: trials left RUNNING are adopted under their own numbers by the next one.
@@ -9,6 +9,7 @@ leaves nothing behind that a second one does not put right.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections import Counter, deque
@@ -22,6 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mollify_sweeps.study import pruning, sampling
 from mollify_sweeps.study.database import FINISHED, answers, cause, quiet_optuna
+from mollify_sweeps.study.ledger import METHOD, NUMBER
+from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.pruning import make_pruner
 from mollify_sweeps.study.setup import Setup
 
@@ -67,17 +70,18 @@ def _written(method: Callable[Concatenate[SweepStudy, P], R]) -> Callable[Concat
 
 
 class SweepStudy:
-    """Keeps the study of one sweep; a plain class, run as a Ray actor by the driver. One driver at a time owns it."""
+    """Keeps the studies of one sweep; a plain class, run as a Ray actor by the driver. One driver at a time owns it."""
 
     def __init__(self, setup: Setup) -> None:
         quiet_optuna()
         self._setup = setup
         self._pruner = make_pruner(setup.description.pruner, setup.base.optim.epochs)
+        self._searches = {search.name: search for search in setup.searches}
         self._objectives = setup.description.objectives
         self._single = len(self._objectives) == 1
-        study = setup.location.make(setup.description)
-        study.pruner = self._pruner
-        self._study = study
+        self._ledger = setup.location.make(setup.description)
+        for study in self._ledger.studies.values():
+            study.pruner = self._pruner
         self._trials: dict[int, optuna.Trial] = {}
         self._live: dict[int, Live] = {}
         self._events: deque[tuple] = deque()
@@ -98,12 +102,20 @@ class SweepStudy:
         if self._stopping or self._bugs >= self._setup.max_failures:
             return None
         frozen = self._frozen()
-        left = (t.number for t in frozen if t.state == TrialState.RUNNING and t.number not in self._live)
-        number = next(left, None)
-        if number is not None:
-            return self._assign(sampling.reopen(self._study, self._frozen_trial(number), self._setup), adopted=True)
-        if sum(t.state != TrialState.WAITING for t in frozen) < self._setup.trials:
-            return self._assign(sampling.ask(self._study, frozen, self._setup), adopted=False)
+        left = (t for t in frozen if t.state == TrialState.RUNNING and t.number not in self._live)
+        trial = next(left, None)
+        if trial is not None:
+            search = self._searches[trial.user_attrs.get(METHOD, "")]
+            study = self._ledger.studies[search.name]
+            opened = sampling.reopen(study, trial._trial_id, self._setup, search)
+            return self._assign(trial.number, search, opened, adopted=True)
+        begun = Counter(t.user_attrs.get(METHOD, "") for t in frozen if t.state != TrialState.WAITING)
+        if begun.total() < self._setup.trials:
+            turn = self._turn(begun)
+            if turn is not None:
+                asked = sampling.ask(self._ledger.studies[turn.name], self._setup, turn)
+                number = asked.user_attrs.get(NUMBER, len(frozen)) if turn.name else asked.number
+                return self._assign(number, turn, asked, adopted=False)
         return NOTHING_NOW if self._live else None
 
     def lost(self, number: int, message: str, stays: bool = False) -> None:
@@ -175,17 +187,17 @@ class SweepStudy:
         """
         frozen = self._frozen_trial(number)
         known, values = answers(frozen), self._values(metrics)
+        trial = self._trials[number]
         if epoch < len(known):
             go_on, values = known[epoch]["go_on"], known[epoch]["values"]
         else:
-            trial = self._trials[number]
             if self._single:
                 if epoch not in frozen.intermediate_values:  # else a kill came between value and answer
                     trial.report(values[0], epoch)
                     frozen.intermediate_values[epoch] = values[0]
                 values = [frozen.intermediate_values[epoch]]
             before = known[-1].get("rungs", pruning.rungs(frozen)) if known else 0
-            go_on = not self._should_prune(frozen, epoch, before) or went_on
+            go_on = not self._should_prune(trial, frozen, epoch, before) or went_on
             answer = {"values": values, "seconds": metrics["seconds"], "go_on": go_on}
             answer["rungs"] = pruning.rungs(self._frozen_trial(number))
             trial.set_user_attr(f"epoch_{epoch}", answer)
@@ -286,14 +298,13 @@ class SweepStudy:
         frozen = self._frozen()
         complete = [t for t in frozen if t.state == TrialState.COMPLETE]
         best = min(complete, key=lambda t: t.values[0], default=None)
+        by_method = [(t.user_attrs.get(METHOD) or t.user_attrs.get("reference"), t.values[0]) for t in complete]
         return {
             "counts": {**dict.fromkeys(TrialState.__members__, 0), **Counter(t.state.name for t in frozen)},
             "failures": Counter(t.user_attrs["failure"] for t in frozen if "failure" in t.user_attrs),
             "trials": self._setup.trials,
             "best": None if best is None else {"number": best.number, "value": best.values[0]},
-            "references": {
-                t.user_attrs["reference"]: t.values[0] for t in complete if t.user_attrs.get("reference") is not None
-            },
+            "compared": {name: min(v for n, v in by_method if n == name) for name, _ in by_method if name is not None},
             "live": [vars(self._live[n]) | {"seconds": self._seconds(n)} for n in sorted(self._live)],
             "finished_seconds": [t.user_attrs["seconds"] for t in frozen if "seconds" in t.user_attrs],
             "stopped_by_failures": self._bugs >= self._setup.max_failures,
@@ -314,15 +325,30 @@ class SweepStudy:
         return [metrics[name] for name in self._objectives]
 
     def _enqueue_references(self) -> None:
-        known = {t.user_attrs.get("reference") for t in self._frozen()}
-        for reference in self._setup.references:
-            if reference.name not in known:
-                attrs = {"reference": reference.name, "settings": reference.settings}
-                self._study.enqueue_trial(reference.params, user_attrs=attrs)
+        """The first trials of each method; the first ones of all get the first numbers."""
+        numbers = itertools.count()
+        for search in self._setup.searches:
+            study = self._ledger.studies[search.name]
+            known = {t.user_attrs.get("reference") for t in study.get_trials(deepcopy=False)}
+            for reference in search.references:
+                attrs: dict[str, Any] = {"reference": reference.name, "settings": reference.settings}
+                if search.name:
+                    attrs[NUMBER] = next(numbers)
+                if reference.name not in known:
+                    study.enqueue_trial(reference.params, user_attrs=attrs)
 
-    def _assign(self, trial: optuna.Trial, *, adopted: bool) -> dict[str, Any]:
-        number = trial.number
-        recipe = self._setup.base.with_({**trial.params, **trial.user_attrs.get("settings", {})})
+    def _turn(self, begun: Counter[str]) -> Search | None:
+        """The method whose turn it is, of those that have a point of their grid left: a function of what has begun."""
+        setup, open_ones = self._setup, list(self._setup.searches)
+        if setup.description.sampler == "grid" and setup.description.methods:
+            open_ones = [s for s in open_ones if begun[s.name] < s.space.points(setup.grid_points) + len(s.references)]
+        return min(open_ones, key=lambda search: (begun[search.name] + 1) / search.share, default=None)
+
+    def _assign(self, number: int, search: Search, trial: optuna.Trial, *, adopted: bool) -> dict[str, Any]:
+        if search.name and NUMBER not in trial.user_attrs:
+            trial.set_user_attr(NUMBER, number)
+        own = {**search.settings, **trial.params, **trial.user_attrs.get("settings", {})}
+        recipe = self._setup.base.with_(own)
         trial.set_user_attr("recipe", recipe.to_dict())
         self._trials[number] = trial
         self._live[number] = Live(
@@ -336,12 +362,12 @@ class SweepStudy:
         self._events.append(("start", number, recipe.to_dict(), trial.params, reference))
         return {"number": number, "recipe": recipe.to_dict(), "adopted": adopted}
 
-    def _should_prune(self, trial: FrozenTrial, epoch: int, rungs: int) -> bool:
+    def _should_prune(self, held: optuna.Trial, trial: FrozenTrial, epoch: int, rungs: int) -> bool:
         if not self._single or "reference" in trial.user_attrs:  # the references are what all others are held against
             return False
         if epoch + 1 == self._setup.base.optim.epochs:  # nothing is left to save
             return False
-        return pruning.should_prune(self._pruner, self._study, trial, rungs)
+        return pruning.should_prune(self._pruner, held.study, trial, rungs)
 
     def _end(
         self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any], metrics: dict
@@ -353,18 +379,18 @@ class SweepStudy:
         attrs = {**attrs, "epochs_done": len(known), "seconds": sum(a["seconds"] for a in known)}
         for key, value in attrs.items():
             trial.set_user_attr(key, value)
-        self._study.tell(trial, values=values, state=state, skip_if_finished=True)
+        trial.study.tell(trial, values=values, state=state, skip_if_finished=True)
         self._live.pop(number, None)
         self.storage(number, None)
         self._events.append(("end", number, state.name, metrics))
 
     def _frozen(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return self._ledger.get_trials()
 
     def _frozen_trial(self, number: int) -> FrozenTrial:
         held = self._trials.get(number)
         # Alone where that can be: to read all trials takes the longer the more there are.
-        return self._frozen()[number] if held is None else self._study._storage.get_trial(held._trial_id)
+        return self._frozen()[number] if held is None else held.study._storage.get_trial(held._trial_id)
 
     def _state(self, number: int) -> TrialState:
         return self._frozen_trial(number).state

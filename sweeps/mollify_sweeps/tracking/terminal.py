@@ -89,7 +89,7 @@ class View(Follower):
             value = "" if live["value"] is None else f"{live['value']:.4g}"
             row = (str(live["number"]), f"{live['epoch']}/{live['epochs']}", value, duration(live["seconds"]))
             table.add_row(*row, live["note"])
-        foot = "   ".join(f"{name}: {value:.4g}" for name, value in status["references"].items())
+        foot = "   ".join(f"{name}: {value:.4g}" for name, value in status["compared"].items())
         return Group(head, bar, table, Text(foot, style="dim"), Text("Ctrl-C stops; nothing is lost", style="dim"))
 
     def _seconds_left(self, status: dict[str, Any]) -> float | None:
