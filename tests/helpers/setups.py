@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from curves import curve
 from mollify_core.recipe import Recipe
-from mollify_sweeps.study import space
+from mollify_sweeps.study import methods, space
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.ledger import Ledger
+from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import SweepStudy
 
@@ -50,11 +50,23 @@ def make_setup(
     location = Location.of_file(folder / "study.sqlite")
     where = {"storage": str(folder), "study_url": location.url}
     description = described(base, **{"space": searched.describe(), **where, **changes})
-    return Setup(location, description, base, searched, space.references(searched, base, 32), trials)
+    single = Search("", {}, searched, space.references(searched, base, 32))
+    return Setup(location, description, base, (single,), trials)
 
 
-def study_of(setup: Setup) -> optuna.Study:
-    """The study that is there."""
+def fair_setup(folder: Path, base: Recipe, trials: int, *names: str, shares: dict[str, float], **changes: Any) -> Setup:
+    """A search of several methods; arguments as of `make_setup`."""
+    location = Location.of_file(folder / "study.sqlite")
+    searches = methods.searches(names, shares, base, methods.built_in(names, 32), 32)
+    found = {s.name: {"settings": s.settings, "space": list(s.space.searched)} for s in searches}
+    ranges = {key: value for s in searches for key, value in s.space.describe().items()}
+    where = {"storage": str(folder), "study_url": location.url, "pruner": "halving"}
+    description = described(base, **{"space": ranges, "methods": found, **where, **changes})
+    return Setup(location, description, base, searches, trials)
+
+
+def study_of(setup: Setup) -> Ledger:
+    """What is there of its studies."""
     study = setup.location.load(setup.name)
     assert study is not None
     return study

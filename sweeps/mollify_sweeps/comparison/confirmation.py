@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from mollify_core.amount import mean_strength
+from mollify_core.measure.comparison import Claim, Crossed, Parts
+from mollify_core.measure.power import DEFAULT_SEEDS, detectable
 from optuna.trial import FrozenTrial
 
-from mollify_core.amount import mean_strength
 from mollify_core.errors import ConfigError
 from mollify_core.measure import comparison, statistics
-from mollify_core.measure.comparison import Claim, Crossed, Parts
 from mollify_core.measure.contrast import Contrast
-from mollify_core.measure.power import DEFAULT_SEEDS, detectable
 from mollify_core.measure.statistics import Mean
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 from mollify_core.training_data import training_data
 from mollify_sweeps.comparison import crossing
 from mollify_sweeps.comparison.crossing import Cells, Plan
-from mollify_sweeps.display.text import label, points, scale, shown
+from mollify_sweeps.display.text import label, points, shown
 from mollify_sweeps.plan import runs, settle
 from mollify_sweeps.plan.options import Confirm, Search
 from mollify_sweeps.plan.sweep import Sweep

@@ -26,7 +26,7 @@ _MEANS = "In brackets: 95 % intervals over seeds (Student's t)."
 
 def summary(confirmation: Confirmation) -> str:
     """The text of confirmation.md."""
-    sweep, metric = confirmation.results.sweep, confirmation.metric
+    sweep = confirmation.results.sweep
     lines = [] if sweep.verified else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Confirmation of {sweep.name.removesuffix(SUFFIX)}", ""]
     lines += [f"- {text}" for text in [*verdicts(confirmation), *advice(confirmation)]]

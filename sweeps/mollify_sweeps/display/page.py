@@ -302,6 +302,7 @@ svg .title{fill:var(--ink);font-weight:560}
 .line{fill:none;stroke:var(--c);stroke-width:2.4;stroke-linejoin:round;stroke-linecap:round}
 .line.done,.line.pruned{stroke-width:1.2}.line.pruned{stroke-dasharray:3 3;stroke-opacity:.6}
 .line.front{stroke-width:1.2;stroke-opacity:.6}.line.ideal{stroke-width:1.2;stroke-dasharray:2 4}
+.line.band{stroke-width:1;stroke-dasharray:2 3;stroke-opacity:.7}
 .mark{fill:var(--c);stroke:var(--card);stroke-width:1}
 .mark.pruned{fill:var(--card);stroke:var(--c);stroke-width:1.5}
 .mark.failed{fill:none;stroke:var(--ink);stroke-width:1.6}

@@ -21,6 +21,7 @@ from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
 from mollify_sweeps.study.database import FINISHED, answers
 from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.ledger import METHOD
 from mollify_sweeps.study.reading import Reading, kept, name_of
 from mollify_sweeps.study.results import Results, settings_of
 
@@ -38,7 +39,8 @@ class TrialStatus:
         value: first objective: measured at the end, else of the last epoch; None before the first.
         epoch, epochs: done, and when it is not pruned.
         seconds: of training.
-        reference: "paper" or "plain" of the two trials that the others are held against.
+        reference: which of the trials with settings that nothing has searched, see `Results.compared`.
+        method: that it tries; None where a sweep has no methods.
         params: the searched settings it trains with.
         failure: why it failed.
     """
@@ -50,6 +52,7 @@ class TrialStatus:
     epochs: int | None
     seconds: float
     reference: str | None
+    method: str | None
     params: dict[str, Any]
     failure: str | None
 
@@ -179,7 +182,7 @@ def _status(
         driver = None, started.host if started else None  # on another machine, which copies its study here
     moments = [m.timestamp() for t in frozen for m in (t.datetime_start, t.datetime_complete) if m]
     created = datetime.datetime.fromisoformat(known.created).timestamp() if known and known.created else None
-    best = results.completed[0] if results and results.completed else None
+    best = results.best if results else None
     return SweepStatus(
         name=name_of(store, known),
         storage=store.uri,
@@ -227,6 +230,7 @@ def _trial(trial: FrozenTrial, results: Results) -> TrialStatus:
         epochs=settings_of(trial).get("epochs"),
         seconds=sum(answer["seconds"] for answer in known),
         reference=attrs.get("reference"),
+        method=attrs.get(METHOD),
         params=results.searched(trial),
         failure=failure,
     )

@@ -19,6 +19,7 @@ from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
 from mollify_sweeps.inspection.state import SweepStatus, find, look, look_at_all
 from mollify_sweeps.storage.store import Store
+from mollify_sweeps.study.results import REFERENCES
 
 
 def show_sweeps(sweeps: list[SweepStatus]) -> RenderableType:
@@ -48,16 +49,18 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
         head.add_row("read from", f"the copy in the storage, {_ago(sweep.copied)} old")
     metric = sweep.objectives[0] if sweep.objectives else "value"
     table = Table(box=None, pad_edge=False)
-    for column in ("trial", "state", "epoch", metric, "time"):
-        table.add_column(column, justify="left" if column == "state" else "right")
+    several = any(trial.method for trial in sweep.trials)
+    for column in ("trial", *(["method"] if several else []), "state", "epoch", metric, "time"):
+        table.add_column(column, justify="left" if column in ("method", "state") else "right")
     table.add_column("settings", overflow="fold")
     for trial in sweep.trials:
         value = "" if trial.value is None else f"{trial.value:.4g}"
         epochs = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
         params = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
-        note = {"paper": "the paper's schedule", "plain": "plain training"}.get(trial.reference or "", params)
+        note = REFERENCES.get(trial.reference or "", params)
         best = sweep.best is not None and sweep.best["number"] == trial.number
-        row = (str(trial.number), trial.state, epochs, value, duration(trial.seconds) if trial.seconds else "")
+        method = (trial.method or "",) if several else ()
+        row = (str(trial.number), *method, trial.state, epochs, value, duration(trial.seconds) if trial.seconds else "")
         table.add_row(*row, Text(trial.failure or note), style="bold green" if best else "")
     return Group(head, Text(), table)
 

@@ -71,6 +71,7 @@ def page(
     sections = [
         *extra,
         Section("What the search alone suggests", suggested if answer else []),
+        Section("Was one method better, or only tried more often?", trial_charts.expected(results)),
         Section("What changed", _changes(results, differences)),
         Section("On the test set", model_charts.test_set(results, *tested) if tested else []),
         Section("Calibration on validation images", model_charts.calibration(cells)),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mollify_sweeps.display.charts import bars, legend, parallel, plot
-from mollify_sweeps.display.page import Html, figure, figures
+from mollify_sweeps.display.page import Html, figure, figures, paragraph
 from mollify_sweeps.display.text import label
 from mollify_sweeps.report import views
 from mollify_sweeps.report.views import Picture
@@ -22,6 +22,20 @@ def pictures(results: Results, shown: Sequence[Picture]) -> list[Html]:
     """Pictures with their notes, side by side, and what their marks mean."""
     drawn = [figure(_plot(one, one.labels), one.note) for one in shown]
     return [figures(*drawn), legend(views.legend(results, *shown).items())] if drawn else []
+
+
+def expected(results: Results) -> list[Html]:
+    """The best that each method's search expects after so many trials, or epochs."""
+    shown = views.expected(results)
+    if not shown:
+        return []
+    text = (
+        "What the best of k trials of a method is expected to be, with 5 and 95 % quantiles: whether one was better, or "
+        "only tried more often. Exact for random search; of a sampler that learns it describes this search. Pruned trials "
+        "count as the worst that finished."
+    )
+    drawn = [figure(_plot(one, one.labels), one.name) for one in shown]
+    return [figures(*drawn), legend(views.methods(results).items()), paragraph(text, "note")]
 
 
 def importances(results: Results) -> list[Html]:

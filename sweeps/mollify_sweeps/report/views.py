@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+from mollify_core.measure.search_curve import expected_best
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_sweeps.display.axes import Axis, Linear, Scale
-from mollify_sweeps.display.charts import Line, Mark
+from mollify_sweeps.display.charts import SERIES, Line, Mark
 from mollify_sweeps.display.text import label, scale, shown
 from mollify_sweeps.study.database import answers
+from mollify_sweeps.study.ledger import METHOD
+from mollify_sweeps.study.methods import METHODS, PLAIN
 from mollify_sweeps.study.results import REFERENCES, Results
 
 BEYOND = "Values beyond the upper end of an axis stand on it."
@@ -114,6 +117,47 @@ def curves(results: Results) -> list[Picture]:
         labels = ("epoch", f"{label(metric)}, fixed subsample")
         made.append(Picture(name, x, y, labels, lines=_compared_last(lines), note=note))
     return made
+
+
+def expected(results: Results) -> list[Picture]:
+    """The best that each method's search expects after k of its trials, by trials and by epochs trained.
+
+    See `mollify_core.measure.search_curve`: whether one method was better, or only tried more often.
+    """
+    metric, found = results.metric, {}
+    for name, effort in results.efforts.items():
+        values = [scale(metric) * trial.values[0] for trial in results.of_method(name)]
+        if values:
+            curve = expected_best(values, effort.counts.get("pruned", 0))
+            found[name] = curve, effort.epochs / len(curve.mean)
+    if len(found) < 2:
+        return []
+    y = Linear.around(v for curve, _ in found.values() for v in (*curve.low, *curve.high))
+    made = []
+    for unit, by_epochs in (("trials", False), ("epochs trained", True)):
+        lines = []
+        for name, (curve, epochs) in found.items():
+            for values, band in ((curve.low, " band"), (curve.high, " band"), (curve.mean, "")):
+                at = [k * (epochs if by_epochs else 1) for k in range(1, len(values) + 1)]
+                points = [(x, y.inside(value)) for x, value in zip(at, values, strict=True)]
+                lines.append(Line(points, _method_kind(results, name) + band, METHODS[name].words))
+        most = max(line.points[-1][0] for line in lines)
+        x = Linear(0, most, whole=True, most=8)
+        text = f"Expected best {label(metric, unit=False)} after so many {unit}"
+        made.append(Picture(text, x, y, (f"{unit} of a method", label(metric)), lines=lines))
+    return made
+
+
+def methods(results: Results) -> dict[str, str]:
+    """Kind of line -> the method that is drawn so."""
+    return {f"line {_method_kind(results, name)}": METHODS[name].words for name in results.sweep.methods}
+
+
+def _method_kind(results: Results, name: str) -> str:
+    best = results.compared.get("best")
+    if name == PLAIN or (best is not None and best.user_attrs.get(METHOD) == name):
+        return "plain" if name == PLAIN else "best"
+    return f"s{list(results.sweep.methods).index(name) % SERIES}"
 
 
 def fronts(results: Results) -> list[Picture]:
