@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,9 +66,9 @@ def search(options: Search) -> Sweep:
     searched = space.load(options.space, base, side) if options.space else methods.built_in(names, side)
     base = base.with_(searched.fixed)
     searches = methods.searches(names, options.shares, base, searched, side)
-    if options.sampler == "grid":  # every point once, and each method's first trial
-        points = sum(s.space.points(options.grid_points) + len(s.references) for s in searches)
-        trials = points if options.trials is None else min(options.trials, points)
+    points = sum(search.most(options.sampler, options.grid_points) for search in searches)
+    if points < math.inf:  # of a grid: every point once, and each method's first trial
+        trials = int(points) if options.trials is None else min(options.trials, int(points))
     _check_trials(options, searches, trials)
     return sweep(
         options.running,

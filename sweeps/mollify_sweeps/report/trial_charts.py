@@ -30,9 +30,9 @@ def expected(results: Results) -> list[Html]:
     if not shown:
         return []
     text = (
-        "What the best of k trials of a method is expected to be, with 5 and 95 % quantiles: whether one was better, or "
-        "only tried more often. Exact for random search; of a sampler that learns it describes this search. Pruned trials "
-        "count as the worst that finished."
+        "What the best of k trials of a method is expected to be, with 5 and 95 % quantiles: whether one was better, "
+        "or only tried more often. Exact for random search; of a sampler that learns it describes this search. Pruned "
+        "trials count as the worst that finished."
     )
     drawn = [figure(_plot(one, one.labels), one.name) for one in shown]
     return [figures(*drawn), legend(views.methods(results).items()), paragraph(text, "note")]

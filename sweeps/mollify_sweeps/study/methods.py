@@ -5,6 +5,8 @@ What no method has for its own, as the learning rate, is searched in all of them
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,6 +107,18 @@ class Search:
     references: tuple[Reference, ...]
     share: float = 1.0
 
+    def most(self, sampler: str, grid_points: int) -> float:
+        """How many trials there are to be made: no end of them, but of a grid, or where nothing is searched."""
+        if not self.name or (self.space.searched and sampler != "grid"):
+            return math.inf
+        return len(self.references) + (self.space.points(grid_points) if self.space.searched else 0)
+
+
+def turn(searches: Sequence[Search], begun: Counter[str], sampler: str, grid_points: int) -> Search | None:
+    """The method whose turn it is, of those that have something left to try: a function of how many have begun."""
+    several = [search for search in searches if begun[search.name] < search.most(sampler, grid_points)]
+    return min(several, key=lambda search: (begun[search.name] + 1) / search.share, default=None)
+
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
     """`names` unchanged, plain training first.
@@ -160,8 +174,6 @@ def searches(
         own: dict[str, BaseDistribution] = {
             key: d for key, d in space.searched.items() if key in method.own or key not in OWN
         }
-        if not own:
-            raise ConfigError(f"Expected a space with something to search in {name}, but it names settings of others")
         default = {key: Recipe().get(key) for key in method.own} | settings
         first = reference(f"{name}{DEFAULT}", default, Space(own, {}), base, side)
         made.append(Search(name, settings, Space(own, {}), (first,), shares.get(name, 1.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import optuna
@@ -10,8 +11,23 @@ from optuna.trial import TrialState
 
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.rng import derive
+from mollify_sweeps.study.ledger import NUMBER, Ledger
 from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.setup import Setup
+
+
+def enqueue(ledger: Ledger, setup: Setup) -> None:
+    """Puts the first trials of each method into its study; the first ones of all get the first numbers."""
+    numbers = itertools.count()
+    for search in setup.searches:
+        study = ledger.studies[search.name]
+        known = {trial.user_attrs.get("reference") for trial in study.get_trials(deepcopy=False)}
+        for reference in search.references:
+            attrs: dict[str, Any] = {"reference": reference.name, "settings": reference.settings}
+            if search.name:
+                attrs[NUMBER] = next(numbers)
+            if reference.name not in known:
+                study.enqueue_trial(reference.params, user_attrs=attrs)
 
 
 def ask(study: optuna.Study, setup: Setup, search: Search) -> optuna.Trial:

@@ -9,7 +9,6 @@ leaves nothing behind that a second one does not put right.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import time
 from collections import Counter, deque
@@ -21,7 +20,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from mollify_sweeps.study import pruning, sampling
+from mollify_sweeps.study import methods, pruning, sampling
 from mollify_sweeps.study.database import FINISHED, answers, cause, quiet_optuna
 from mollify_sweeps.study.ledger import METHOD, NUMBER
 from mollify_sweeps.study.methods import Search
@@ -92,7 +91,7 @@ class SweepStudy:
         self._preempted: set[int] = set()
         self._lost_at: dict[int, int] = {}  # epochs of a trial when it was lost the last time
         self._groups: dict[int, Any] = {}
-        self._enqueue_references()
+        sampling.enqueue(self._ledger, setup)
 
     # ---- what the searcher asks
 
@@ -111,7 +110,7 @@ class SweepStudy:
             return self._assign(trial.number, search, opened, adopted=True)
         begun = Counter(t.user_attrs.get(METHOD, "") for t in frozen if t.state != TrialState.WAITING)
         if begun.total() < self._setup.trials:
-            turn = self._turn(begun)
+            turn = methods.turn(self._setup.searches, begun, self._setup.description.sampler, self._setup.grid_points)
             if turn is not None:
                 asked = sampling.ask(self._ledger.studies[turn.name], self._setup, turn)
                 number = asked.user_attrs.get(NUMBER, len(frozen)) if turn.name else asked.number
@@ -323,26 +322,6 @@ class SweepStudy:
 
     def _values(self, metrics: dict[str, float]) -> list[float]:
         return [metrics[name] for name in self._objectives]
-
-    def _enqueue_references(self) -> None:
-        """The first trials of each method; the first ones of all get the first numbers."""
-        numbers = itertools.count()
-        for search in self._setup.searches:
-            study = self._ledger.studies[search.name]
-            known = {t.user_attrs.get("reference") for t in study.get_trials(deepcopy=False)}
-            for reference in search.references:
-                attrs: dict[str, Any] = {"reference": reference.name, "settings": reference.settings}
-                if search.name:
-                    attrs[NUMBER] = next(numbers)
-                if reference.name not in known:
-                    study.enqueue_trial(reference.params, user_attrs=attrs)
-
-    def _turn(self, begun: Counter[str]) -> Search | None:
-        """The method whose turn it is, of those that have a point of their grid left: a function of what has begun."""
-        setup, open_ones = self._setup, list(self._setup.searches)
-        if setup.description.sampler == "grid" and setup.description.methods:
-            open_ones = [s for s in open_ones if begun[s.name] < s.space.points(setup.grid_points) + len(s.references)]
-        return min(open_ones, key=lambda search: (begun[search.name] + 1) / search.share, default=None)
 
     def _assign(self, number: int, search: Search, trial: optuna.Trial, *, adopted: bool) -> dict[str, Any]:
         if search.name and NUMBER not in trial.user_attrs:
