@@ -9,6 +9,7 @@ same as before; only an evaluation on the test set is free of that choice too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from mollify_core.errors import ConfigError
 from mollify_core.measure import statistics
 from mollify_core.measure.contrast import Contrast, contrast
 from mollify_core.measure.statistics import Difference, Mean
+from mollify_core.presets import PLAIN
 from mollify_core.recipe import Recipe
 from mollify_sweeps.display.charts import difference_row, interval_chart
 from mollify_sweeps.display.page import Section, bullets, figure, paragraph, table
@@ -32,7 +34,6 @@ from mollify_sweeps.study.results import REFERENCES, Results
 
 SUFFIX = "-confirm"
 _CONTROL = ", method off"  # behind the name of the recipe that it controls
-_OFF = {"p_clean": 1.0, "arm": "off"}
 _MATTERS = 0.01  # smallest difference that matters, as a share of the control's value
 
 
@@ -76,11 +77,17 @@ def chosen(sweep: Sweep, study: optuna.Study, count: int) -> list[Run]:
     for trial in Results(study).completed:
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         run = Run(f"trial {trial.number}", _settings(base, recipe))
-        if best < count and run.settings not in [other.settings for other in found]:
+        if best < count and _new(base, run, found):
             best += 1
-            control = Run(run.name + _CONTROL, _settings(base, recipe.with_(_OFF)))
-            found += [one for one in (run, control) if one.settings not in [other.settings for other in found]]
+            found.append(run)
+            control = Run(run.name + _CONTROL, _settings(base, recipe.with_(PLAIN)))
+            found += [control] if _new(base, control, found) else []
     return found
+
+
+def _new(base: Recipe, run: Run, found: Sequence[Run]) -> bool:
+    """Whether none of these trains the same."""
+    return base.with_(run.settings).hash not in [base.with_(other.settings).hash for other in found]
 
 
 def _settings(base: Recipe, recipe: Recipe) -> dict[str, object]:

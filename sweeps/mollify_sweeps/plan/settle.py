@@ -53,7 +53,7 @@ def search(options: Search) -> Sweep:
     base, trials, spec = _base_recipe(options)
     side = spec.image_shape[-1]
     searched = space.load(options.space, base, side)
-    base = base.with_(searched.fixed)
+    base = space.varied(base.with_(searched.fixed), searched.searched)
     if options.sampler == "grid":  # every point once, and the two references
         points = math.prod(len(values) for values in searched.grid(options.grid_points).values()) + 2
         trials = points if options.trials is None else min(options.trials, points)

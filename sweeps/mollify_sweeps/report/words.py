@@ -101,7 +101,7 @@ def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str
 
 def untuned(results: Results) -> str:
     """What the comparison with plain training leaves open: settings that were searched, though they are no method's."""
-    own = {**Mollify.__dataclass_fields__, **Matching.__dataclass_fields__}
+    own = {"method", "label", "arm", *Mollify.__dataclass_fields__, *Matching.__dataclass_fields__}
     shared = [name for name in results.sweep.space if name not in own]
     if not shared:
         return ""
