@@ -29,9 +29,9 @@ from torch import Tensor
 
 from benchmarks.augment import both_forms
 from mollify_core import compiled
-from mollify_core.matching.distortions import KINDS, Distortions, distort, draw
+from mollify_core.matching.distortions import KINDS, Distortions, distort, distort_segments, draw
 from mollify_core.matching.nmi import normalized_mutual_information
-from mollify_core.matching.strength import match
+from mollify_core.matching.strength import coupled
 from mollify_core.settings import Matching
 
 MEAN = torch.tensor([0.5071, 0.4867, 0.4408]).view(3, 1, 1)
@@ -105,8 +105,10 @@ def plain_pipeline(images: Tensor, labels: list[int], kinds: list[str], d: list[
 def pipeline(images: Tensor) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     drawn = draw(len(images), generator)
-    x, strength = match(images.float().div_(255), drawn, CLASSES, Distortions(), Matching(arm="matching"), generator)
-    return x.sub_(MEAN).div_(STD), strength
+    x = images.float().div_(255)
+    distorted = distort_segments(x, drawn, Distortions(), generator)
+    strength = coupled(x, distorted, len(x), CLASSES, Matching())
+    return distorted.sub_(MEAN).div_(STD), strength
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
 """From a batch of augmented images to what the network sees and is asked for: mixing, degradation, label strength.
 
-Two methods, one function: supervised mollification degrades the normalised image and takes the label strength from the
-schedule (or, by option, from the information that is left); information matching distorts the image in [0, 1] and takes
-the strength from its arm.
+A method degrades the images and knows what each of them lost: supervised mollification degrades the normalised image,
+and knows it from the schedule (or, by option, from the information that is left); information matching distorts the
+image in [0, 1], and measures the information. What becomes of the labels is one rule for all methods.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +17,16 @@ from torch import Tensor
 from mollify_core import labels, rng
 from mollify_core.augment.mix import draw_mix, mix_batch
 from mollify_core.augment.names import BATCH_AUGMENTATIONS
+from mollify_core.errors import ConfigError
 from mollify_core.matching import distortions
-from mollify_core.matching.nmi import normalized_mutual_information
-from mollify_core.matching.strength import epsilon, match
-from mollify_core.matching.strength import strength as label_strength
+from mollify_core.matching.strength import coupled, strength
 from mollify_core.mollification import schedule
 from mollify_core.mollification.degrade import mollify_
 from mollify_core.normalise import Normalise
-from mollify_core.recipe import Matching, Recipe
+from mollify_core.recipe import Recipe
+
+Degraded = tuple[Tensor, Callable[[], Tensor]]
+"""Network input, and what computes the (batch,) label strengths that are coupled to it: they may cost more."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,15 @@ class Batch:
     strength: Tensor
 
 
-def make_batch(images: Tensor, label: Tensor, classes: int, recipe: Recipe, normalise: Normalise, *key: int) -> Batch:
+def make_batch(
+    images: Tensor,
+    label: Tensor,
+    classes: int,
+    recipe: Recipe,
+    normalise: Normalise,
+    *key: int,
+    uncoupled: float | None = None,
+) -> Batch:
     """Mixes, repeats and degrades a batch of augmented images, and sets the strength of its labels.
 
     Args:
@@ -53,9 +64,13 @@ def make_batch(images: Tensor, label: Tensor, classes: int, recipe: Recipe, norm
         recipe: what to do.
         normalise: network input from images.
         key: of the randomness: (seed, epoch, step, rank).
+        uncoupled: strength in [0, 1] of every label where the recipe's are uncoupled, see `mollify_core.amount`.
 
     Returns:
         `recipe.mollify.repeat` times as many rows.
+
+    Raises:
+        ConfigError: an epsilon is too large for its spread; or labels are uncoupled, and their strength is not given.
     """
     device = images.device
     soft = None
@@ -69,50 +84,76 @@ def make_batch(images: Tensor, label: Tensor, classes: int, recipe: Recipe, norm
         rows = torch.randperm(len(images) * recipe.mollify.repeat, generator=rng.generator(*key, "repeat"))
         rows = (rows % len(images)).to(device, non_blocking=True)
         images, label, soft = images[rows], label[rows], None if soft is None else soft[rows]
-    degrade = _mollify if recipe.matching.arm == "off" else _match
-    x, strength = degrade(images, classes, recipe, normalise, key)
+    x, coupled_strength = _METHODS[recipe.method](images, classes, recipe, normalise, key)
+    g = coupled_strength() if recipe.label == "coupled" else _constant(len(x), device, classes, recipe, uncoupled)
     baseline = recipe.optim.label_smoothing
     if baseline:
-        strength = 1 - (1 - strength) * (1 - baseline)
-    return Batch(x, label, soft, strength)
+        g = 1 - (1 - g) * (1 - baseline)
+    return Batch(x, label, soft, g)
 
 
-def _mollify(
-    images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _constant(rows: int, device: torch.device, classes: int, recipe: Recipe, uncoupled: float | None) -> Tensor:
+    """(rows,) strengths of labels that are not coupled to their images: the same for each."""
+    if recipe.label == "fixed":
+        eps = torch.full((rows,), recipe.matching.fixed_epsilon, device=device)
+        return strength(eps, classes, recipe.matching, "fixed_epsilon")
+    if recipe.label == "hard":
+        return torch.zeros(rows, device=device)
+    if uncoupled is None:
+        raise ConfigError("Expected the strength of uncoupled labels, but got none")
+    return torch.full((rows,), uncoupled, device=device)
+
+
+def _leave(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]) -> Degraded:
+    return normalise(images), lambda: torch.zeros(len(images), device=images.device)
+
+
+def _mollify(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]) -> Degraded:
     clean = normalise(images)
     drawn = schedule.draw(len(clean), clean.shape[-1], recipe.mollify, rng.generator(*key, "mollify"))
     noise = rng.generator(*key, "noise", device=clean.device)
     if recipe.mollify.label_source == "schedule":
-        return mollify_(clean, drawn, noise), drawn.strength.to(clean.device, non_blocking=True)
-    x = mollify_(clean.clone(), drawn, noise)
-    n = drawn.degraded
-    nmi = _nmi(normalise.undo(clean[:n]), normalise.undo(x[:n]), recipe.matching)
-    eps = epsilon(nmi, recipe.matching)
-    return x, recipe.mollify.smoothing * F.pad(label_strength(eps, classes, recipe.matching), (0, len(x) - n))
+        return mollify_(clean, drawn, noise), lambda: drawn.strength.to(clean.device, non_blocking=True)
+    x, n = mollify_(clean.clone(), drawn, noise), drawn.degraded
+
+    def by_information() -> Tensor:
+        pair = normalise.undo(clean[:n]), normalise.undo(x[:n])
+        return recipe.mollify.smoothing * coupled(*pair, len(x), classes, recipe.matching)
+
+    return x, by_information
 
 
-def _match(
-    images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _match(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]) -> Degraded:
     config = recipe.matching
     unit = images.float() / 255 if images.dtype == torch.uint8 else images
     drawn = distortions.draw(len(unit), rng.generator(*key, "distort"), p_clean=config.p_undistorted)
     noise = rng.generator(*key, "noise", device=unit.device)
     constants = distortions.Distortions(config.blur_sigma, config.blur_kernel, config.patch_size, config.mosaic_power)
-    distorted, strength = match(unit, drawn, classes, constants, config, noise)
-    return normalise(distorted), strength
+    distorted, n = distortions.distort_segments(unit, drawn, constants, noise), len(drawn.d)
+    return normalise(distorted), lambda: coupled(unit[:n], distorted[:n], len(unit), classes, config)
 
 
-def _nmi(x: Tensor, y: Tensor, config: Matching) -> Tensor:
-    return normalized_mutual_information(
-        x,
-        y,
-        config.bins,
-        use_all_bins=config.use_all_bins,
-        constants_match=config.constants_match,
-        corrected=config.corrected,
-    )
+_METHODS = {"none": _leave, "mollification": _mollify, "matching": _match}
+
+
+def times(rows: int, side: int, recipe: Recipe, *key: int) -> list[float]:
+    """Mollification times, or strengths of distortions, that `make_batch` drew for a batch: drawn once more.
+
+    Args:
+        rows: of the batch, copies counted.
+        side: of its images in pixels.
+        recipe, key: as there.
+    """
+    if recipe.method == "none":
+        return []
+    if recipe.method == "matching":
+        drawn = distortions.draw(rows, rng.generator(*key, "distort"), p_clean=recipe.matching.p_undistorted)
+        return drawn.d.tolist()
+    config = recipe.mollify
+    mollified = schedule.draw(rows, side, config, rng.generator(*key, "mollify"))
+    generator = rng.generator(*key, "mollify")
+    torch.rand(rows, generator=generator)  # the roles
+    return rng.beta_times(mollified.start + len(mollified.blur), config.beta_a, config.beta_b, generator).tolist()
 
 
 def losses(logits: Tensor, batch: Batch, classes: int, recipe: Recipe) -> Tensor:

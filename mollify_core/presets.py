@@ -1,9 +1,10 @@
 """Named recipes: the set-ups of both papers. `python -m mollify_core.presets NAME` prints one as JSON.
 
-Information matching has two forms of each arm. The fair one trains all arms alike, so that nothing but the target
-differs. The published one is what the released code does (Bonilla Salvador 2025): its matching arm alone goes without
-crop and flip and at half the learning rate, so its figures mix two causes. Two things of the released code are left
-out on purpose: it chose its checkpoint on the test set, and distorted normalised images when it measured robustness.
+Information matching has two forms of each of its arms, which are its images with hard, fixed and coupled labels. The
+fair one trains all alike, so that nothing but the target differs. The published one is what the released code does
+(Bonilla Salvador 2025): its matching arm alone goes without crop and flip and at half the learning rate, so its figures
+mix two causes. Two things of the released code are left out on purpose: it chose its checkpoint on the test set, and
+distorted normalised images when it measured robustness.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.program import Parser, guarded
 from mollify_core.recipe import Recipe
 
+PLAIN: dict[str, Any] = {"method": "none", "label": "hard"}
+"""Plain training, as settings of a recipe."""
+
 _PAPER = {"network": "presnet50", "epochs": 300, "augment": ("flip", "crop", "rotate", "trivialaugment")}
 _MATCHING = {
+    "method": "matching",
     "network": "im_resnet18",
     "epochs": 100,
     "optimizer": "adamw",
@@ -34,21 +39,21 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Heinonen et al. 2025, mollified: the script's set-up with flip, crop, rotate, TrivialAugment",
         _PAPER,
     ),
-    "plain": ("the same without mollification", {**_PAPER, "p_clean": 1.0}),
+    "plain": ("the same without mollification", {**_PAPER, **PLAIN, "p_clean": 1.0}),
     "matching": (
         "Bonilla Salvador 2025 under one fair set-up: labels by mutual information",
-        {**_MATCHING, "arm": "matching"},
+        {**_MATCHING, "label": "coupled"},
     ),
-    "smoothing": ("the same set-up: fixed label smoothing of 0.1", {**_MATCHING, "arm": "smoothing"}),
-    "hard": ("the same set-up: hard labels", {**_MATCHING, "arm": "hard"}),
+    "smoothing": ("the same set-up: fixed label smoothing of 0.1", {**_MATCHING, "label": "fixed"}),
+    "hard": ("the same set-up: hard labels", {**_MATCHING, "label": "hard"}),
     "matching_published": (
         "as released: no crop, no flip, half the learning rate",
-        {**_PUBLISHED, "arm": "matching", "lr": 5e-4, "augment": ()},
+        {**_PUBLISHED, "label": "coupled", "lr": 5e-4, "augment": ()},
     ),
-    "smoothing_published": ("as released: crop and flip", {**_PUBLISHED, "arm": "smoothing"}),
-    "hard_published": ("as released: crop and flip", {**_PUBLISHED, "arm": "hard"}),
+    "smoothing_published": ("as released: crop and flip", {**_PUBLISHED, "label": "fixed"}),
+    "hard_published": ("as released: crop and flip", {**_PUBLISHED, "label": "hard"}),
 }
-"""Name -> what it is, and the settings that differ from the defaults of a recipe."""
+"""Name -> what it is, and its settings. Plain training has a `p_clean` too, as format 1 said it (`Recipe.hash`)."""
 
 
 def preset(name: str) -> dict[str, Any]:

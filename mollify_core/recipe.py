@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mollify_core import old_words
 from mollify_core.errors import ConfigError, nearest
-from mollify_core.settings import Data, Matching, Model, Mollify, Optim, check
+from mollify_core.settings import LABELS, METHODS, Data, Matching, Model, Mollify, Optim, check
 
 __all__ = ["SETTINGS", "Data", "Matching", "Model", "Mollify", "Optim", "Recipe", "parse_setting", "section_of"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,33 @@ class Recipe:
 
     Fields of the sections have names that are unique over the whole recipe, so a setting is addressed by its
     own name: ``recipe.with_(lr=0.03, max_noise=0.7)``.
+
+    Attributes:
+        method: what degrades the images: "none", "mollification" as `mollify` says, or "matching", the distortions that
+            `matching` says.
+        label: what softens a label: "hard", nothing; "fixed", the same `fixed_epsilon` each; "coupled", what its own
+            image lost; "uncoupled", whatever its image lost, the mean of what the coupled labels of this recipe would
+            get (see `mollify_core.amount`). With the method "none" the last two soften nothing.
+        seed: of all that is drawn in training, in [0, 2**63).
     """
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
+    method: str = "mollification"
+    label: str = "coupled"
     mollify: Mollify = field(default_factory=Mollify)
     matching: Matching = field(default_factory=Matching)
     optim: Optim = field(default_factory=Optim)
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, known in (("method", METHODS), ("label", LABELS)):
+            if (word := getattr(self, name)) not in known:
+                raise ConfigError(f"Unknown {name} {word!r}{nearest(word, known)}")
         check(0 <= self.seed < 2**63, "seed", "an integer in [0, 2**63)", self.seed)
 
     def with_(self, settings: dict[str, Any] | None = None, /, **more: Any) -> Recipe:
-        """This recipe with some settings replaced, each addressed by its own name.
+        """This recipe with some settings replaced, each addressed by its own name; of two for one the later counts.
 
         Raises:
             ConfigError: a setting does not exist, has the wrong type, or is out of range.
@@ -53,7 +67,9 @@ class Recipe:
         for name, value in {**(settings or {}), **more}.items():
             section = section_of(name)
             value = _coerce(name, value)
-            if section is None:
+            if name == old_words.ALIAS:
+                top |= old_words.translated(value)
+            elif section is None:
                 top[name] = value
             else:
                 changes.setdefault(section, {})[name] = value
@@ -62,6 +78,10 @@ class Recipe:
 
     def get(self, name: str) -> Any:
         """The value of one setting, addressed by its own name."""
+        if name == old_words.ALIAS:
+            if self._arm is None:
+                raise ConfigError(f"Expected a recipe that `arm` can say, but got {self.method!r} with {self.label!r}")
+            return self._arm
         section = section_of(name)
         return getattr(self, name) if section is None else getattr(getattr(self, section), name)
 
@@ -79,7 +99,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, tree: Any) -> Recipe:
-        """The recipe that `to_dict` wrote; settings left out keep their defaults.
+        """The recipe that `to_dict` of this or an earlier version wrote; settings left out keep their defaults.
 
         Raises:
             ConfigError: an unknown key (the nearest known one is named), a wrong type or range, or a newer format.
@@ -87,9 +107,10 @@ class Recipe:
         if not isinstance(tree, dict):
             raise ConfigError(f"Expected a recipe to be a mapping, but got {type(tree).__name__}")
         tree = dict(tree)
-        version = tree.pop("format", FORMAT)
-        if version != FORMAT:
-            raise ConfigError(f"Expected a recipe of format {FORMAT}, but got format {version!r}")
+        version = tree.pop("format", None)
+        if version not in (None, 1, FORMAT):
+            raise ConfigError(f"Expected a recipe of format 1 or {FORMAT}, but got format {version!r}")
+        fields = _FIELDS if version == FORMAT else _NAMED
         flat: dict[str, Any] = {}
         for key, value in tree.items():
             if key not in _SECTIONS:
@@ -100,11 +121,11 @@ class Recipe:
             if not isinstance(value, dict):
                 raise ConfigError(f"Expected recipe section {key!r} to be a mapping, but got {value!r}")
             for name, item in value.items():
-                if name not in _FIELDS or _FIELDS[name][0] != key:
+                if name not in fields or fields[name][0] != key:
                     own = [n for n, (s, _) in _FIELDS.items() if s == key]
                     raise ConfigError(f"Unknown recipe key {key}.{name}{nearest(name, own)}")
                 flat[name] = item
-        return cls().with_(flat)
+        return cls().with_(old_words.read(flat) if version == 1 or old_words.ALIAS in flat else flat)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -132,10 +153,16 @@ class Recipe:
     def hash(self) -> str:
         """Twelve hexadecimal digits, equal for equal recipes in every process and version of Python.
 
-        Only settings that differ from their defaults enter, so that a new setting leaves old hashes as they are.
+        Only settings that differ from their defaults enter, so that a new setting leaves old hashes as they are, and in
+        the words of format 1 where it had some. It said plain training in one way, as mollification with `p_clean` 1:
+        that, and the method "none" with hard labels and `p_clean` 1, train the same bits and have one hash.
         """
-        canonical = json.dumps([FORMAT, self.changed()], sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(old_words.hashed(self.changed(), self._arm), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def _arm(self) -> str | None:
+        return old_words.arm_of(self.method, self.label, self.mollify.p_clean)
 
 
 def _fields() -> tuple[dict[str, type], dict[str, tuple[str | None, Any]]]:
@@ -154,20 +181,20 @@ def _fields() -> tuple[dict[str, type], dict[str, tuple[str | None, Any]]]:
 
 
 def section_of(name: str) -> str | None:
-    """The section that a setting stands in; None for the recipe's own (`seed`).
+    """The section that a setting stands in, or stood in; None for the recipe's own (`method`, `label`, `seed`).
 
     Raises:
         ConfigError: there is no such setting; the nearest one is named.
     """
-    if name not in _FIELDS:
+    if name not in _NAMED:
         raise ConfigError(f"Unknown recipe key {name!r}{nearest(name, _FIELDS)}")
-    return _FIELDS[name][0]
+    return _NAMED[name][0]
 
 
 def parse_setting(name: str, text: str) -> Any:
     """The value of setting `name` from its text on a command line: numbers, true/false, none, a,b,c."""
     section_of(name)
-    kind = _FIELDS[name][1]
+    kind = _NAMED[name][1]
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in text.replace("none", "").split(",") if part)
     if kind is str:
@@ -188,7 +215,7 @@ def _describe(kind: Any) -> str:
 
 def _coerce(name: str, value: Any) -> Any:
     """`value` in the type of setting `name` (an int where a float is meant is fine, nothing looser)."""
-    kind = _FIELDS[name][1]
+    kind = _NAMED[name][1]
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if hasattr(value, "item") and not isinstance(value, (int, float, str)):  # a numpy scalar
         value = value.item()
@@ -211,4 +238,5 @@ def _coerce(name: str, value: Any) -> Any:
 
 
 _SECTIONS, _FIELDS = _fields()
+_NAMED: dict[str, tuple[str | None, Any]] = {**_FIELDS, old_words.ALIAS: ("matching", str)}
 SETTINGS: tuple[str, ...] = tuple(_FIELDS)

@@ -18,7 +18,8 @@ LABEL_SOURCES = ("schedule", "nmi")
 SCALINGS = ("normal", "uniform")
 PRECISIONS = ("float32", "bf16")
 OPTIMIZERS = ("sgd", "adamw")
-ARMS = ("off", "hard", "smoothing", "matching")
+METHODS = ("none", "mollification", "matching")
+LABELS = ("hard", "fixed", "coupled", "uncoupled")
 SPREADS = ("all", "others")
 
 
@@ -96,7 +97,7 @@ class Mollify:
     """The mollification schedule: how an image is degraded at time t in [0, 1] and its label with it.
 
     Attributes:
-        p_clean: share of training images left clean, in [0, 1]; 1 is plain training.
+        p_clean: share of training images left clean, in [0, 1].
         noise_share: share of noise among the degraded images (what no share names is blurred), in [0, 1].
         both_share: share blurred, then noised at the same time (the paper's pseudo-code), in [0, 1].
         pure_share: share replaced by pure noise at full label strength (role "e" of the released code), in [0, 1].
@@ -105,9 +106,9 @@ class Mollify:
         min_blur: blur scale at t = 0 in pixels, positive.
         max_blur: blur scale at t = 1 in pixels, at least `min_blur`; None is the image side.
         noise_power, blur_power: k_n, k_b: how fast the label follows the degradation, positive.
-        smoothing: factor in [0, 1] on every label strength; 0 keeps hard labels.
-        label_source: where the label strength comes from: the "schedule", or the "nmi" that the degradation leaves
-            between the image and its original (with the settings of `Matching`).
+        smoothing: factor in [0, 1] on every coupled label strength; 0 keeps hard labels.
+        label_source: where the strength of coupled labels comes from: the "schedule", or the "nmi" that the degradation
+            leaves between the image and its original (with the settings of `Matching`).
         label_mode: "ls", "ld", "la" or "lm", see `mollify_core.labels`.
         loss: "ce", "bce" or "nce" (with "ls" only).
         repeat: copies of an image in a step, each with its own role, time and noise; images per step stay the same.
@@ -150,10 +151,8 @@ class Matching:
     """Information matching (Bonilla Salvador 2025): the label follows the information that a distortion leaves.
 
     Attributes:
-        arm: "off": images are mollified as `Mollify` says. The others distort images instead, all of them alike, and
-            differ in nothing but the label: "hard", "smoothing" by `fixed_epsilon`, or "matching" by NMI.
         p_undistorted: share of images left as they are, in [0, 1]; the paper's is 0.
-        fixed_epsilon: epsilon of the arm "smoothing", in [0, 1].
+        fixed_epsilon: epsilon of the label "fixed", with every method, in [0, 1].
         max_epsilon, epsilon_scale, epsilon_power: epsilon = min(max_epsilon, epsilon_scale (1 - NMI)^epsilon_power);
             the first two in [0, 1], the power positive.
         spread: where epsilon goes: to "all" classes (the released code) or the "others" only (the paper's text).
@@ -163,7 +162,6 @@ class Matching:
             `mollify_core.matching.distortions.Distortions`.
     """
 
-    arm: str = "off"
     p_undistorted: float = 0.0
     fixed_epsilon: float = 0.1
     max_epsilon: float = 0.9
@@ -180,7 +178,6 @@ class Matching:
     mosaic_power: float = 2.0
 
     def __post_init__(self) -> None:
-        check(self.arm in ARMS, "arm", f"one of {ARMS}", self.arm)
         check(self.spread in SPREADS, "spread", f"one of {SPREADS}", self.spread)
         for name in ("p_undistorted", "fixed_epsilon", "max_epsilon", "epsilon_scale"):
             check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))

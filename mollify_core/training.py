@@ -22,13 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mollify_core import checkpoint, rng
+from mollify_core.amount import mean_strength
 from mollify_core.augment import augment
-from mollify_core.batch import Batch, losses, make_batch
+from mollify_core.batch import Batch, losses, make_batch, times
 from mollify_core.classifier import Classifier, build_network
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
-from mollify_core.matching import distortions
 from mollify_core.measure.validation import epoch_images, image_values, validation_means
-from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 from mollify_core.training_data import TrainingData
@@ -142,6 +141,9 @@ class Training:
         if recipe.optim.compile:
             self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
         self._normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, device)
+        self._uncoupled: float | None = None
+        if recipe.label == "uncoupled":
+            self._uncoupled = mean_strength(recipe, data.fit.images, data.classes, self._normalise)
 
     @property
     def images_per_step(self) -> int:
@@ -275,7 +277,8 @@ class Training:
         recipe, worker, data = self.recipe, self.worker, self.data
         key = (recipe.seed, self.epoch, step, worker.rank)
         images = augment(data.fit.images[rows], recipe.data.augment, rng.generator(*key, "augment"))
-        batch = make_batch(images, data.fit.labels[rows], data.classes, recipe, self._normalise, *key)
+        labels, mean = data.fit.labels[rows], self._uncoupled
+        batch = make_batch(images, labels, data.classes, recipe, self._normalise, *key, uncoupled=mean)
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
         scale = worker.world / (in_step * recipe.mollify.repeat)
         self.optimizer.zero_grad(set_to_none=True)
@@ -314,27 +317,16 @@ class Training:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             step = int(bad[0])
-            times = self._times(step, max(1, len(self._share(step))))
-            drawn = f"t from {min(times):.3g} to {max(times):.3g}" if times else "no image degraded"
+            key = (self.recipe.seed, self.epoch, step, self.worker.rank)
+            rows = max(1, len(self._share(step))) * self.recipe.mollify.repeat
+            drawn = times(rows, self.data.fit.images.shape[-1], self.recipe, *key)
+            told = f"t from {min(drawn):.3g} to {max(drawn):.3g}" if drawn else "no image degraded"
             raise NonFiniteLossError(
-                f"Expected a finite loss, but got {float(losses[step])} in epoch {self.epoch}, step {step} ({drawn})",
+                f"Expected a finite loss, but got {float(losses[step])} in epoch {self.epoch}, step {step} ({told})",
                 epoch=self.epoch,
                 step=step,
-                times=times,
+                times=drawn,
             )
-
-    def _times(self, step: int, rows: int) -> list[float]:
-        """Mollification times, or strengths of distortions, that a step drew for its images: drawn once more."""
-        recipe, images = self.recipe, rows * self.recipe.mollify.repeat
-        key = (recipe.seed, self.epoch, step, self.worker.rank)
-        if recipe.matching.arm != "off":
-            p_clean = recipe.matching.p_undistorted
-            return distortions.draw(images, rng.generator(*key, "distort"), p_clean=p_clean).d.tolist()
-        config, side = recipe.mollify, self.data.fit.images.shape[-1]
-        drawn = schedule.draw(images, side, config, rng.generator(*key, "mollify"))
-        generator = rng.generator(*key, "mollify")
-        torch.rand(images, generator=generator)  # the roles
-        return rng.beta_times(drawn.start + len(drawn.blur), config.beta_a, config.beta_b, generator).tolist()
 
     @torch.inference_mode()
     def validate(self, k: int | None = None) -> Tensor:
@@ -363,7 +355,7 @@ class Training:
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:
-        if Recipe.from_dict(state.meta["recipe"]) != self.recipe:
+        if Recipe.from_dict(state.meta["recipe"]).hash != self.recipe.hash:  # which says plain training in one way
             raise CheckpointError("Expected a checkpoint of this recipe, but got one of another recipe")
         if state.meta["fingerprint"] != self.data.fingerprint:
             raise CheckpointError("Expected a checkpoint of this data set, but got one of another data set")

@@ -226,14 +226,15 @@ for axes, image, role, g, label in zip(panels.flat, batch, roles, draw.strength,
 #
 # ## Does it help? A short training
 #
-# `Recipe` holds everything that determines a model, `Training` trains it. Two recipes that differ in one setting:
-# plain training is mollification with `p_clean = 1`. A small network, six epochs, one seed.
+# `Recipe` holds everything that determines a model, `Training` trains it. Two recipes that differ in what is
+# done to images and labels: plain training has the method "none" and hard labels. A small network, six epochs, one
+# seed.
 
 # %%
 share = min(1.0, 1200 / prepared.manifest["counts"]["train"])  # of a larger set, about so many images are enough
 base = Recipe().with_(dataset=spec.name, network="resnet20", augment=spec.augment, train_fraction=share)
 base = base.with_(epochs=6, batch_size=32, lr=0.05, precision="float32")
-recipes = {"plain": base.with_(p_clean=1.0), "mollified": base}
+recipes = {"plain": base.with_(method="none", label="hard"), "mollified": base}
 classifiers, colors = {}, {"plain": ORANGE, "mollified": BLUE}
 for name, recipe in recipes.items():
     training = Training(recipe, training_data(recipe, prepared))

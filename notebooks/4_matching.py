@@ -162,7 +162,7 @@ blurred = distort(original, "blur", torch.tensor([level]), Distortions(), rng.ge
 nmi = normalized_mutual_information(original, blurred)
 targets = {}
 for spread in ("all", "others"):
-    config = Matching(arm="matching", spread=spread)
+    config = Matching(spread=spread)
     strength = label_strength(epsilon(nmi, config), classes, config)
     targets[f'spread="{spread}"'] = smooth(F.one_hot(torch.tensor([3]), classes).float(), strength)[0].tolist()
 print(f"blur at d = {level}: NMI {nmi.item():.3f}, epsilon {epsilon(nmi, config).item():.3f}")
@@ -178,7 +178,7 @@ figure, panels = plt.subplots(1, 4, figsize=(13, 2.6), sharey=True)
 for kind, panel in zip(KINDS, panels, strict=True):
     image = distort(x, kind, uniform, Distortions(), rng.generator(0, kind))
     for (name, bins), color in zip({"64 bins": 64, "8 bins": 8}.items(), (COLORS[0], COLORS[2]), strict=True):
-        eps = epsilon(normalized_mutual_information(x, image, bins), Matching(arm="matching"))
+        eps = epsilon(normalized_mutual_information(x, image, bins), Matching())
         style = {"bins": 20, "range": (0, 1), "histtype": "step", "lw": 1.8, "color": color}
         panel.hist(eps, label=f"{name}, mean {eps.mean():.2f}", **style)
     panel.set(title=kind, xlabel="ε")
@@ -187,25 +187,25 @@ panels[0].set_ylabel("images")
 plt.show()
 
 # %% [markdown]
-# ## Three arms
+# ## Three labels
 #
 # The comparison that isolates the idea: three networks see the same distorted images, bit for bit, and differ in the
-# label alone: **hard**, **smoothing** (0.1 for every image) and **matching**. (The released code also trains its arms
-# with different crops, flips and learning rates, so that its figures mix several causes; `mollify_core/presets.py` has
-# both set-ups.) The optimiser is AdamW, as in the paper.
+# label alone: **hard**, **fixed** (smoothed by 0.1 for every image) and **coupled** (by what its own image lost), the
+# paper's three arms. (The released code also trains them with different crops, flips and learning rates, so that its
+# figures mix several causes; `mollify_core/presets.py` has both set-ups.) The optimiser is AdamW, as in the paper.
 
 # %%
 share = min(1.0, 1200 / prepared.manifest["counts"]["train"])
 base = Recipe().with_(dataset=spec.name, network="resnet20", augment=spec.augment, train_fraction=share)
 base = base.with_(epochs=6, batch_size=32, optimizer="adamw", lr=3e-3, weight_decay=1e-4, precision="float32")
 classifiers = {}
-for arm in ("hard", "smoothing", "matching"):
-    recipe = base.with_(arm=arm)
+for label in ("hard", "fixed", "coupled"):
+    recipe = base.with_(method="matching", label=label)
     training = Training(recipe, training_data(recipe, prepared))
     *_, last = training.run()
-    print(f"{arm:9}  training loss {last.metrics['train_loss']:.3f}, on undistorted validation images: ", end="")
+    print(f"{label:9}  training loss {last.metrics['train_loss']:.3f}, on undistorted validation images: ", end="")
     print(f"error {last.metrics['clean_error']:.1%}, ECE {last.metrics['clean_ece']:.1%}")
-    classifiers[arm] = Classifier.load(training.state(), classes, spec.image_shape, spec.mean, spec.std)
+    classifiers[label] = Classifier.load(training.state(), classes, spec.image_shape, spec.mean, spec.std)
 
 # %% [markdown]
 # On the test set, clean and under each distortion: accuracy (solid), and mean confidence (dashed). A network that
@@ -213,19 +213,19 @@ for arm in ("hard", "smoothing", "matching"):
 
 # %%
 images, truth = test.images[:400], test.labels[:400]
-measured = {arm: [] for arm in classifiers}
+measured = {label: [] for label in classifiers}
 for cell in cells(types=(), levels=(0, 0.1, 0.25, 0.5, 0.75, 1)):
     change = distortion(cell, seed=0) if cell.kind == "distortion" else None
-    for arm, classifier in classifiers.items():
+    for label, classifier in classifiers.items():
         log_probabilities, _ = measure(classifier, images, distort=change)
-        measured[arm].append(row(cell, log_probabilities, truth))
+        measured[label].append(row(cell, log_probabilities, truth))
 
 figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True)
 for kind, panel in zip(KINDS, panels, strict=True):
-    for (arm, rows), color in zip(measured.items(), (COLORS[1], COLORS[2], COLORS[0]), strict=True):
+    for (label, rows), color in zip(measured.items(), (COLORS[1], COLORS[2], COLORS[0]), strict=True):
         shown = [found for found in rows if found["name"] == kind]
         levels = [found["level"] for found in shown]
-        panel.plot(levels, [1 - found["error"] for found in shown], color=color, marker="o", ms=4, label=arm)
+        panel.plot(levels, [1 - found["error"] for found in shown], color=color, marker="o", ms=4, label=label)
         panel.plot(levels, [found["confidence"] for found in shown], color=color, ls="--", lw=1.3)
     panel.axhline(1 / classes, color="grey", lw=1, ls=":")
     panel.set(title=kind, xlabel="strength d", ylim=(0, 1.02))
@@ -237,17 +237,17 @@ plt.show()
 columns = {
     f"{scope}_{metric}": f"{scope} {metric}" for metric in ("error", "nll", "ece") for scope in ("clean", "distorted")
 }
-means = {arm: summarise(rows) for arm, rows in measured.items()}
-found = {arm: {text: values[key] for key, text in columns.items()} for arm, values in means.items()}
+means = {label: summarise(rows) for label, rows in measured.items()}
+found = {label: {text: values[key] for key, text in columns.items()} for label, values in means.items()}
 pd.DataFrame(found).T.style.format(precision=3)
 
 # %% [markdown]
-# **What this can show, and what not.** Here the matching arm reads undistorted digits best. Most blurs and half of the
-# diffusions leave nothing to be read; a hard label on such an image is noise to learn from, and matching turns its
-# weight down. The price stands in the same picture: on images with little left it gives up first, where the other arms
+# **What this can show, and what not.** Here coupled labels read undistorted digits best. Most blurs and half of the
+# diffusions leave nothing to be read; a hard label on such an image is noise to learn from, and coupling turns its
+# weight down. The price stands in the same picture: on images with little left it gives up first, where the others
 # still guess better than by chance. All three are less sure of clean images than they might be, since none of their
 # training images is undistorted (`p_undistorted` = 0, the paper's choice), and six epochs are short. One seed and 359
-# test images: another seed may change the order of the arms. The levels are those that they were trained on; notebook
+# test images: another seed may change the order of the labels. The levels are those that they were trained on; notebook
 # 3 shows how to measure on corruptions that a network has not seen.
 
 # %%

@@ -27,8 +27,8 @@ grids:
   matching       Bonilla Salvador 2025: hard labels, fixed smoothing, information matching (im_resnet18, 100 epochs)
 
 protocols:
-  fair           a tenth of the training images held out; all arms alike in everything but the label; pooled ECE
-  published      (nearly) all training images; the arms as released, which differ in more than the label; the papers'
+  fair           a tenth of the training images held out; all runs alike in everything but the label; pooled ECE
+  published      (nearly) all training images; each run as released, which differs in more than the label; the papers'
                  own biased ECE. Checkpoints are never chosen on the test set, as one of the papers did.
 
 examples:

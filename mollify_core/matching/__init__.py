@@ -1,4 +1,4 @@
 """Information matching: distortions, what they leave of an image's information, and the label strength that follows.
 
-Its card: MATCHING.md. Others may import `strength` (epsilon, match, strength), `nmi`, `distortions`.
+Its card: MATCHING.md. Others may import `strength` (epsilon, strength, coupled), `nmi`, `distortions`.
 """

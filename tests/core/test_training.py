@@ -21,12 +21,13 @@ from pyarrow import fs
 from torch import nn
 
 from mollify_core import checkpoint, networks, rng
-from mollify_core.batch import make_batch
+from mollify_core.batch import make_batch, times
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.matching import distortions
 from mollify_core.measure.validation import CELLS, OBJECTIVES, ValidationSet, epoch_images, validation_means
 from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
+from mollify_core.presets import PLAIN
 from mollify_core.recipe import Recipe
 from mollify_core.train import main as train_main
 from mollify_core.training import Training, learning_rate
@@ -61,10 +62,12 @@ VARIANTS = {
     "nce": {"loss": "nce", "augment": ("rotate", "resized_crop")},
     "nmi labels": {"label_source": "nmi", "bins": 16},
     "repeat": {"repeat": 4, "augment": ("mixup",)},
-    "matching": {"arm": "matching", "p_undistorted": 0.2},
-    "matching, fixed": {"arm": "smoothing", "augment": ("cutmix",)},
-    "matching, hard": {"arm": "hard"},
-    "matching, others": {"arm": "matching", "spread": "others", "corrected": True, "bins": 8},
+    "none": {"method": "none", "label": "hard"},
+    "matching": {"method": "matching", "p_undistorted": 0.2},
+    "matching, fixed": {"method": "matching", "label": "fixed", "augment": ("cutmix",)},
+    "matching, hard": {"method": "matching", "label": "hard"},
+    "matching, others": {"method": "matching", "spread": "others", "corrected": True, "bins": 8},
+    "matching, uncoupled": {"method": "matching", "label": "uncoupled"},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "warmup_epochs": 1, "clip_norm": 1.0},
     "ema": {"ema": 0.9, "label_smoothing": 0.1},
     "final_bn": {"network": "presnet18", "final_bn": True, "train_fraction": 0.03},
@@ -150,7 +153,9 @@ def test_asked_at_the_last_step_only_validation_is_left(digits):
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
-@pytest.mark.parametrize("changes", [{}, {"augment": ("mixup",), "clip_norm": 0.5}, {"arm": "matching", "repeat": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"augment": ("mixup",), "clip_norm": 0.5}, {"method": "matching", "repeat": 2}]
+)
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(accumulate, changes, digits, monkeypatch):
     monkeypatch.setattr(networks, "build", _build)
     recipe = SMALL.with_({"precision": "float32", "batch_size": 48, **changes})
@@ -201,22 +206,6 @@ def test_seed_decides(digits):
     assert not same(train(), train(seed=1))
 
 
-def test_the_three_arms_see_the_same_images(digits):
-    """Information matching's comparison is fair: only the label strengths differ."""
-    images = digits.tensors("train").select(range(64))
-    normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
-
-    def arm(name):
-        return make_batch(images.images, images.labels, 10, SMALL.with_(arm=name), normalise, 0, 0, 0, 0)
-
-    hard, fixed, matched = arm("hard"), arm("smoothing"), arm("matching")
-    assert torch.equal(hard.x, fixed.x)
-    assert torch.equal(hard.x, matched.x)
-    assert (hard.strength == 0).all()
-    assert (fixed.strength == 0.1).all()
-    assert len(matched.strength.unique()) > 20
-
-
 def test_repeat_gives_every_image_its_copies(digits):
     images = digits.tensors("train").select(range(16))
     normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
@@ -240,18 +229,16 @@ def test_not_finite_is_told_with_its_place(digits):
     assert (str(again), again.epoch, again.step, again.times) == (str(error.value), 0, error.value.step, times)
 
 
-def test_the_times_that_are_told_are_those_that_were_drawn(digits):
+def test_the_times_that_are_told_are_those_that_were_drawn():
     key = (SMALL.seed, 0, 5, 0)
-    mollified = Training(SMALL, training_data(SMALL, digits))
     drawn = schedule.draw(32, 32, SMALL.mollify, rng.generator(*key, "mollify"))
-    t = torch.tensor(mollified._times(5, 32))
+    t = torch.tensor(times(32, 32, SMALL, *key))
     assert torch.equal(schedule.noise_level(t[: len(drawn.noise)], SMALL.mollify.max_noise), drawn.noise)
     assert torch.equal(schedule.blur_scale(t[drawn.start :], SMALL.mollify.min_blur, 32), drawn.blur)
-    matched = SMALL.with_(arm="matching", repeat=2)
+    matched = SMALL.with_(method="matching")
     d = distortions.draw(32, rng.generator(*key, "distort"), p_clean=matched.matching.p_undistorted).d
-    assert Training(matched, training_data(matched, digits))._times(5, 16) == d.tolist()
-    plain = SMALL.with_(p_clean=1.0)
-    assert Training(plain, training_data(plain, digits))._times(5, 32) == []
+    assert times(32, 32, matched, *key) == d.tolist()
+    assert times(32, 32, SMALL.with_(p_clean=1.0), *key) == times(32, 32, SMALL.with_(method="none"), *key) == []
 
 
 def test_learning_rate_is_the_papers_cosine():
@@ -276,6 +263,17 @@ def test_split_never_shares_an_image(digits):
     more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits.fingerprint)
     assert set(fit) < set(more)
     np.testing.assert_array_equal(validation, same_validation)
+
+
+def test_plain_training_said_in_two_ways_is_one_training(digits):
+    """As mollification of no image, which is how recipes of format 1 said it, and as it is said now."""
+    old = SMALL.with_(p_clean=1.0, epochs=1, label_smoothing=0.1)
+    new = old.with_(PLAIN)
+    data = training_data(old, digits)
+    first = Training(old, data)
+    second = Training(new, data, state=first.state())
+    assert less_timing(first.run_epoch().metrics) == less_timing(second.run_epoch().metrics)
+    assert same(first.network.state_dict(), second.network.state_dict())
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(digits):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from mollify_core.amount import mean_strength
 from mollify_core.measure.comparison import Claim, Crossed, Parts
 from mollify_core.measure.power import DEFAULT_SEEDS, detectable
 from optuna.trial import FrozenTrial
 
+from mollify_core.amount import mean_strength
 from mollify_core.errors import ConfigError
 from mollify_core.measure import comparison, statistics
 from mollify_core.measure.contrast import Contrast
@@ -95,10 +95,10 @@ def outlook(results: Results, per_image: PerImage, confirm: Confirm) -> str:
     """What can be told with so many seeds, as far as it is known before they are trained."""
     seeds, metric = seeds_of(confirm), metric_of(results)
     pair = [results.compared.get(name) for name in ("best", "plain")]
-    values = [None if trial is None else per_image.get(trial.number, {}).get(metric) for trial in pair]
-    if any(v is None for v in values):
+    one, other = (None if trial is None else per_image.get(trial.number, {}).get(metric) for trial in pair)
+    if one is None or other is None:
         return ""
-    difference = np.asarray(values[0], dtype=np.float64) - values[1]
+    difference = one.astype(np.float64) - other
     images = len(difference)
     least = detectable(0.0, float(difference.std(ddof=1)), seeds, images)
     unit = f"{shown(metric, least)}{points(metric)}"

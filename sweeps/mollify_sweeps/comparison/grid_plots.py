@@ -30,7 +30,7 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
             f"{dataset}_times": times(own),
             f"{dataset}_powers": powers(own),
             f"{dataset}_smoothing": bars(own, "Does the label have to follow?", _SMOOTHING),
-            f"{dataset}_arms": bars(own, "Three arms", {name: name for name in grids.ARMS.values()}),
+            f"{dataset}_labels": bars(own, "Three labels", {name: name for name in grids.LABELS.values()}),
         }
     return {name.replace("/", "_"): figure for name, figure in figures.items() if figure is not None}
 

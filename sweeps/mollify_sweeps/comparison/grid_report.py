@@ -131,7 +131,8 @@ def _pairs(records: Sequence[Record]) -> list[tuple[str, str]]:
     if records[0]["grid"] == "mollification":
         pairs = [(f"{name}, mollified", f"{name}, off") for name in grids.AUGMENTATIONS]
     else:
-        pairs = [(grids.ARMS["matching"], arm) for arm in grids.ARMS.values() if arm != grids.ARMS["matching"]]
+        matched = grids.LABELS["matching"]
+        pairs = [(matched, run) for run in grids.LABELS.values() if run != matched]
     return [pair for pair in pairs if have.issuperset(pair)]
 
 
@@ -198,28 +199,28 @@ def _mollification(records: Sequence[Record]) -> tuple[str, list[Table]]:
 def _matching(records: Sequence[Record]) -> tuple[str, list[Table]]:
     columns = metrics(records)
     columns.insert(1, "clean_top5_error")
-    arms = [arm for arm in grids.ARMS.values() if arm in values(records, "clean_error")]
-    matched, pairs = grids.ARMS["matching"], _pairs(records)
+    runs = [run for run in grids.LABELS.values() if run in values(records, "clean_error")]
+    matched, pairs = grids.LABELS["matching"], _pairs(records)
     differences = {m: statistics.compare(values(records, m), pairs) for m in columns}
     rows = []
-    for arm in arms:
-        rows.append([arm, *_means(records, arm, columns)])
-        published = grids.PUBLISHED.get(("matching", records[0]["dataset"], arm), {})
+    for run in runs:
+        rows.append([run, *_means(records, run, columns)])
+        published = grids.PUBLISHED.get(("matching", records[0]["dataset"], run), {})
         if published:
             cells = []
             for m in columns:
                 name = m.removeprefix("clean_").replace("batch_mean_ece", "ece").replace("matching_ece", "ece")
                 cells.append(shown(m, published[name]) if m.startswith("clean") and name in published else NONE)
             rows.append(["published", NONE, *cells])
-        if (matched, arm) in pairs:
-            rows.append([f"{matched} - {arm}", *_row(differences, (matched, arm))])
-    parts = [Table("The three arms", ["run", "seeds", *map(label, columns)], rows)]
+        if (matched, run) in pairs:
+            rows.append([f"{matched} - {run}", *_row(differences, (matched, run))])
+    parts = [Table("The three labels", ["run", "seeds", *map(label, columns)], rows)]
     kinds = [kind for kind in KINDS if any(f"robust_accuracy_{kind}" in record for record in records)]
     if kinds:
         rows = []
-        for arm in arms:
-            found = [statistics.mean(list(values(records, f"distorted_{kind}_error")[arm].values())) for kind in kinds]
-            rows.append([arm, *(written("error", _accuracy(mean)) for mean in found)])
+        for run in runs:
+            found = [statistics.mean(list(values(records, f"distorted_{kind}_error")[run].values())) for kind in kinds]
+            rows.append([run, *(written("error", _accuracy(mean)) for mean in found)])
         strengths = "0, 0.25, 0.5, 0.75 and 1"
         parts.append(Table(f"Accuracy under distortion (%), mean over strengths {strengths}", ["run", *kinds], rows))
     return _answer("Information matching", "the baseline", differences, "baselines"), parts

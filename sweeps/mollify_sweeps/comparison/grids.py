@@ -1,7 +1,8 @@
 """Both papers' experiments as lists of runs: what is trained, and in which rows of which table it stands.
 
 Mollification: the 82 commands of the released script (Heinonen et al. 2025), in six blocks. Some name the same run
-twice, which is then trained once. Information matching: the three arms of the released scripts (Bonilla Salvador 2025).
+twice, which is then trained once. Information matching: the three arms of the released scripts (Bonilla Salvador 2025),
+which are three labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from mollify_core.datasets import DatasetSpec
 from mollify_core.errors import ConfigError, nearest
-from mollify_core.presets import preset
+from mollify_core.presets import PLAIN, preset
 from mollify_core.recipe import Recipe
 from mollify_sweeps.plan.runs import Run
 
@@ -34,7 +35,7 @@ AUGMENTATIONS: dict[str, tuple[str, ...]] = {
 ABLATED = "fcr+trivaug"
 """The augmentation of blocks 3 to 6."""
 
-OFF: dict[str, Any] = {"p_clean": 1.0}
+OFF: dict[str, Any] = {**PLAIN, "p_clean": 1.0}
 BETAS = (2.0, 4.0, 9.0)
 POWERS = (0.5, 1.0, 2.0)
 
@@ -113,22 +114,22 @@ def distinct(experiments: Sequence[Experiment]) -> list[Run]:
     return list({experiment.run.name: experiment.run for experiment in experiments}.values())
 
 
-ARMS = {
+LABELS = {
     "hard": "hard labels",
     "smoothing": "label smoothing 0.1",
     "matching": "information matching",
 }
-"""The arms of information matching, the baselines first."""
+"""Preset -> the run of information matching with its label, the baselines first."""
 
 
 def matching(protocol: str) -> list[Run]:
-    """The three arms: alike in all but the label, or as released."""
-    return [Run(name, _arm(arm, protocol)) for arm, name in ARMS.items()]
+    """The three runs: alike in all but the label, or as released."""
+    return [Run(run, _settings(name, protocol)) for name, run in LABELS.items()]
 
 
-def _arm(arm: str, protocol: str) -> dict[str, Any]:
-    """The settings of an arm, without those that the command line may set for all."""
-    settings = preset(arm + ("_published" if protocol == "published" else ""))
+def _settings(name: str, protocol: str) -> dict[str, Any]:
+    """The settings of a preset, without those that the command line may set for all."""
+    settings = preset(name + ("_published" if protocol == "published" else ""))
     return {name: value for name, value in settings.items() if name not in ("network", "epochs")}
 
 
@@ -142,7 +143,7 @@ def base(grid: str, spec: DatasetSpec, protocol: str) -> Recipe:
     if grid == "mollification":
         return recipe.with_(network="presnet50", epochs=300, augment=(), beta_b=2.0)
     common = preset("hard")
-    return recipe.with_({"network": common["network"], "epochs": common["epochs"], **_arm("hard", protocol)})
+    return recipe.with_({"network": common["network"], "epochs": common["epochs"], **_settings("hard", protocol)})
 
 
 PUBLISHED: dict[tuple[str, str, str], dict[str, float]] = {

@@ -163,4 +163,5 @@ def _reference(wanted: str | None, models: Sequence[Model]) -> str:
 def _mollified(model: Model) -> bool:
     """Whether its labels followed the degradation of its images."""
     recipe = model.recipe
-    return recipe.matching.arm == "matching" or (recipe.matching.arm == "off" and recipe.mollify.p_clean < 1)
+    degraded = recipe.method == "matching" or (recipe.method == "mollification" and recipe.mollify.p_clean < 1)
+    return degraded and recipe.label == "coupled"

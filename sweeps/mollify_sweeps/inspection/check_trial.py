@@ -23,6 +23,7 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import METHOD
+from mollify_sweeps.study.space import varied
 
 Files = dict[str, FileInfo]
 """Path below the sweep's folder -> the file."""
@@ -105,20 +106,20 @@ class TrialCheck:
         try:
             self._recipe = Recipe.from_dict(self._attrs["recipe"])
             method = self._sweep.methods.get(self._attrs.get(METHOD, ""), {})
+            names = method.get("space", self._sweep.space)
             own = {**method.get("settings", {}), **self._trial.params, **self._attrs.get("settings", {})}
-            expected = Recipe.from_dict(self._sweep.base_recipe).with_(own)
+            expected = varied(Recipe.from_dict(self._sweep.base_recipe), names).with_(own)
         except ConfigError as error:
             self._find(f"has a damaged recipe in the study: {error}")
             return
-        self._expect(self._recipe == expected, "has another recipe than its parameters say")
-        names = method.get("space", self._sweep.space)
+        self._expect(self._recipe.hash == expected.hash, "has another recipe than its parameters say")
         self._expect(set(self._trial.params) == set(names), "has other parameters than the search space")
         text = self._read("recipe.json")
         if text is None:
             self._expect(not self._epochs, "recipe.json is missing")
             return
         try:
-            same = Recipe.from_json(text.decode()) == self._recipe
+            same = Recipe.from_json(text.decode()).hash == self._recipe.hash
             self._expect(same, "recipe.json is of another recipe than the study's")
         except (ConfigError, UnicodeDecodeError):
             self._find("recipe.json is damaged")
@@ -232,7 +233,8 @@ class TrialCheck:
         self.verified += 1
         own = checkpoint.name(state.epoch, state.step)
         self._expect(own == name, f"its checkpoint {name} is that of {own}")
-        self._expect(self._recipe in (recipe, None), f"its checkpoint {name} is of another recipe")
+        same = self._recipe is None or self._recipe.hash == recipe.hash
+        self._expect(same, f"its checkpoint {name} is of another recipe")
         same = state.meta.get("fingerprint") == self._sweep.fingerprint
         self._expect(same, f"its checkpoint {name} is of another data set")
 

@@ -96,7 +96,7 @@ def _kept(options: Search, base: Recipe, prepared: Prepared) -> Sweep | None:
         searched = space.load(options.space, base, side)
     except ConfigError:
         return None  # it is said again
-    base = base.with_(searched.fixed)
+    base = space.varied(base.with_(searched.fixed), searched.searched)
     single = methods.Search("", {}, searched, space.references(searched, base, side))
     pruner = (options.pruner or "hyperband") if len(options.objectives) == 1 else "none"
     rules: dict[str, Any] = {"objectives": options.objectives, "sampler": options.sampler, "pruner": pruner}

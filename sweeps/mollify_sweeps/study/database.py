@@ -167,8 +167,8 @@ def check_same(study: Ledger, description: Description) -> None:
         raise ConfigError(f"Study {study.name!r} was not made by mollify; give the sweep another --name")
     old, new = known.identity, description.identity
     different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if "base_recipe" in different and Recipe.from_dict(old["base_recipe"]) == Recipe.from_dict(new["base_recipe"]):
-        different.remove("base_recipe")  # written before a setting existed that has its default here
+    if "base_recipe" in different and _base(known).hash == _base(description).hash:
+        different.remove("base_recipe")  # written before a setting existed that has its default here, or in old words
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}
         what = " and ".join(words.get(k, k) for k in different)
@@ -176,6 +176,10 @@ def check_same(study: Ledger, description: Description) -> None:
             f"Sweep {study.name!r} exists with another {what}; repeat its own settings to continue it, "
             f"or start a new one with another --name"
         )
+
+
+def _base(description: Description) -> Recipe:
+    return Recipe.from_dict(description.base_recipe)
 
 
 def answers(trial: FrozenTrial) -> list[dict[str, Any]]:

@@ -66,8 +66,8 @@ class Ledger:
         done = self.get_trials((TrialState.COMPLETE,))
         values = np.array([trial.values for trial in done]).reshape(len(done), len(self.directions))
         no_worse = (values[:, None] <= values).all(axis=-1)
-        beaten = (no_worse & ~no_worse.T).any(axis=0)
-        return {trial.number for trial, worse in zip(done, beaten, strict=True) if not worse}
+        beaten = np.asarray((no_worse & ~no_worse.T).any(axis=0))
+        return {trial.number for trial, worse in zip(done, beaten.tolist(), strict=True) if not worse}
 
     def get_trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         """The trials in some states, by number; with the attribute `METHOD` where there are several studies.

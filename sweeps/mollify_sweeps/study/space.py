@@ -7,6 +7,7 @@ paper's (Heinonen et al., AISTATS 2025), so the paper's schedule is one point of
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mollify_core.errors import ConfigError, MollifyError, nearest
+from mollify_core.presets import PLAIN
 from mollify_core.recipe import Mollify, Recipe, section_of
 
 
@@ -158,12 +160,22 @@ def _distribution(name: str, value: Any, base: Recipe, ranges: dict[str, BaseDis
     return kind(merged["low"], merged["high"], log=bool(merged["log"]))
 
 
+def varied(base: Recipe, searched: Collection[str]) -> Recipe:
+    """The base recipe as the trials of a sweep vary it: nothing that they draw may be overridden.
+
+    Plain training is mollification of no image (see `Recipe.hash`). So a base recipe that trains plainly becomes that
+    where `p_clean` is searched; recipes of format 1 said both alike.
+    """
+    mollified = base.with_(method="mollification", label="coupled")
+    return mollified if "p_clean" in searched and mollified.hash == base.hash else base
+
+
 @dataclass(frozen=True)
 class Reference:
-    """A trial that every sweep has, so that it answers "was it worth it?".
+    """A trial that is run whatever the search finds.
 
     Attributes:
-        name: "paper" or "plain".
+        name: no other of its study has it.
         params: values of the searched parameters.
         settings: settings of the recipe that are not searched.
     """
@@ -178,8 +190,10 @@ def references(space: Space, base: Recipe, side: int) -> tuple[Reference, Refere
 
     Both use the base recipe's optimisation, which was not searched for them.
     """
-    paper = {name: getattr(Mollify(), name) for name in Mollify.__dataclass_fields__} | {"arm": "off"}
-    made = [reference(*one, space, base, side) for one in (("paper", paper), ("plain", {**paper, "p_clean": 1.0}))]
+    paper = {name: getattr(Mollify(), name) for name in Mollify.__dataclass_fields__}
+    paper |= {"method": "mollification", "label": "coupled"}
+    plain = {**paper, **PLAIN, "p_clean": 1.0}  # samplers see `p_clean`: it is searched where the method mostly is not
+    made = [reference(*one, space, base, side) for one in (("paper", paper), ("plain", plain))]
     return made[0], made[1]
 
 
@@ -188,9 +202,9 @@ def reference(name: str, settings: dict[str, Any], space: Space, base: Recipe, s
 
     A value outside a narrowed range, or not among the choices, is a setting of that trial only.
     """
-    params, rest = {}, dict(settings)
+    recipe, params, rest = base.with_(settings), {}, dict(settings)
     for key, distribution in space.searched.items():
-        value = settings[key] if key in settings else base.get(key)
+        value = recipe.get(key)
         if key == "max_blur" and value is None:
             value = float(side)
         if _contains(distribution, value):

@@ -203,7 +203,7 @@ class Trial:
                 state = patience(lambda: checkpoint.load_newest(fs, folder, self._notice), self.stop)
                 if state is None:
                     break
-                if Recipe.from_dict(state.meta["recipe"]) != self.recipe:
+                if Recipe.from_dict(state.meta["recipe"]).hash != self.recipe.hash:
                     reason = "it is of another recipe"  # of a study that was lost
                 elif state.epoch > known:
                     reason = f"what is known ends at epoch {known}"

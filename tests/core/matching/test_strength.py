@@ -1,4 +1,4 @@
-"""NMI against golden vectors and scikit-learn, adaptive labels against golden targets, the arms against each other."""
+"""NMI against golden vectors and scikit-learn, coupled labels against golden targets."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,17 @@ from torch import Tensor
 
 from mollify_core.errors import ConfigError, DataError
 from mollify_core.labels import smooth, smoothed_cross_entropy, soft_cross_entropy
-from mollify_core.matching.distortions import Distortions, diffuse, draw, drop_patches, gaussian_blur, mosaic
+from mollify_core.matching.distortions import (
+    Distortions,
+    diffuse,
+    distort_segments,
+    draw,
+    drop_patches,
+    gaussian_blur,
+    mosaic,
+)
 from mollify_core.matching.nmi import normalized_mutual_information
-from mollify_core.matching.strength import epsilon, match, strength
+from mollify_core.matching.strength import coupled, epsilon, strength
 from mollify_core.settings import Matching
 from places import FIXTURES
 
@@ -215,45 +223,41 @@ def test_training_samples_are_golden(originals: Tensor) -> None:
     )
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)))
     torch.testing.assert_close((distorted - mean) / std, golden("i_item_image"), atol=1e-5, rtol=0)
-    config = Matching(arm="matching")
+    config = Matching()
     eps = epsilon(normalized_mutual_information(x, distorted), config)
     targets = smooth(F.one_hot(torch.full((4,), 7), 100).float(), strength(eps, 100, config))
     torch.testing.assert_close(targets, golden("i_item_target"), atol=1e-3, rtol=0)
 
 
 def test_fixed_smoothing_is_golden() -> None:
-    x = torch.rand(1, 3, 32, 32)
-    _, g = match(x, draw(1, seeded()), 100, Distortions(), Matching(arm="smoothing"), seeded())
+    config = Matching()
+    g = strength(torch.full((1,), config.fixed_epsilon), 100, config, "fixed_epsilon")
     torch.testing.assert_close(smooth(F.one_hot(torch.tensor([7]), 100).float(), g)[0], golden("i_ls_target"))
 
 
 @pytest.mark.parametrize("p_clean", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("batch", "channels", "side"), [(0, 3, 32), (1, 3, 32), (37, 1, 32), (64, 3, 32), (5, 3, 64)])
-def test_arms_differ_in_nothing_but_the_label(batch: int, channels: int, side: int, p_clean: float) -> None:
+def test_labels_are_coupled_to_the_distorted_rows(batch: int, channels: int, side: int, p_clean: float) -> None:
     x, _ = pairs(batch, channels, side)
     drawn = draw(batch, seeded(1), p_clean=p_clean)
-    result = {
-        arm: match(x, drawn, 10, Distortions(), Matching(arm=arm), seeded(2))
-        for arm in ("hard", "smoothing", "matching")
-    }
-    assert all(torch.equal(y, result["hard"][0]) for y, _ in result.values())
-    assert torch.equal(result["hard"][1], torch.zeros(batch))
-    assert torch.equal(result["smoothing"][1], torch.full((batch,), 0.1))
-    nmi = normalized_mutual_information(x, result["hard"][0])
-    torch.testing.assert_close(result["matching"][1], (1 - nmi).clamp(max=0.9), atol=1e-6, rtol=0)
-    assert torch.equal(result["matching"][1][len(drawn.d) :], torch.zeros(batch - len(drawn.d)))
+    distorted, n = distort_segments(x, drawn, Distortions(), seeded(2)), len(drawn.d)
+    g = coupled(x[:n], distorted[:n], batch, 10, Matching())
+    nmi = normalized_mutual_information(x, distorted)
+    torch.testing.assert_close(g, (1 - nmi).clamp(max=0.9), atol=1e-6, rtol=0)
+    assert torch.equal(g[n:], torch.zeros(batch - n))
 
 
-def test_matching_is_determined_by_its_generator() -> None:
+def test_strengths_are_determined_by_the_generator() -> None:
     x, _ = pairs(32, 3, 32)
-    drawn, arguments = draw(32, seeded(1)), (10, Distortions(), Matching(arm="matching"))
-    first, second, third = (match(x, drawn, *arguments, seeded(seed)) for seed in (4, 4, 5))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first[1], third[1])
+    drawn = draw(32, seeded(1))
+    distorted = [distort_segments(x, drawn, Distortions(), seeded(seed)) for seed in (4, 4, 5)]
+    first, second, third = (coupled(x, y, 32, 10, Matching()) for y in distorted)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
 
 
 def test_a_spread_that_favours_the_other_classes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`max_epsilon` to be at most 1 - 1 / C = 0\.5 with spread 'others'"):
-        strength(torch.rand(3), 2, Matching(arm="matching", spread="others"))
+        strength(torch.rand(3), 2, Matching(spread="others"))
     with pytest.raises(ConfigError, match="`fixed_epsilon` to be at most"):
-        strength(torch.rand(3), 2, Matching(arm="smoothing", spread="others", fixed_epsilon=0.6))
+        strength(torch.rand(3), 2, Matching(spread="others", fixed_epsilon=0.6), "fixed_epsilon")
