@@ -11,7 +11,7 @@ from rich.console import Console
 from mollify_sweeps.plan import runs
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.plan.table import show_plan
-from mollify_sweeps.study import claim, snapshots
+from mollify_sweeps.study import budget, claim, snapshots
 from mollify_sweeps.study.database import check_same, finished
 from mollify_sweeps.study.description import described
 from mollify_sweeps.study.ledger import Ledger
@@ -46,12 +46,13 @@ def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "
     """
     sweep, study = _existing(console, sweep)
     sweep = runs.widened(sweep, study)
-    left = sweep.setup.trials - finished(study)
+    left, spent = sweep.setup.trials - finished(study), budget.spent(study, sweep.setup.budget)
     show_plan(console, sweep, study, confirm)
     if dry_run:
         return Carried(sweep, study, 0)
-    if study is not None and left <= 0:
-        console.print(f"\nSweep {sweep.name} is finished: it has all its {sweep.setup.trials} trials.")
+    if study is not None and (left <= 0 or spent):
+        why = "its budget is spent" if spent else f"it has all its {sweep.setup.trials} trials"
+        console.print(f"\nSweep {sweep.name} is finished: {why}.")
         return Carried(sweep, study, None)
     sweep.store.check_writable()
     sweep.local.mkdir(parents=True, exist_ok=True)

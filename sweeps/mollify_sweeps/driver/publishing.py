@@ -149,7 +149,7 @@ class RunningPage(Follower):
         with contextlib.suppress(Exception), tempfile.TemporaryDirectory(prefix="mollify-page-") as folder:
             study = sweep.setup.location.load(sweep.name)
             if study is not None:
-                _write_page_now(study, sweep.setup.trials, sweep.store, Path(folder) / PAGE)
+                _write_page_now(study, sweep.setup.total or 0, sweep.store, Path(folder) / PAGE)
                 if not self._closed:
                     (sweep.store / "report").write(PAGE, (Path(folder) / PAGE).read_bytes())
         ended = time.monotonic()
@@ -172,7 +172,9 @@ def _commands(sweep: Sweep) -> list[tuple[str, str]]:
     if tested:
         words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
         commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
-    return [*commands, ("search on", str(sweep.command.with_trials(2 * sweep.setup.trials)))]
+    if sweep.setup.total is None:
+        return commands
+    return [*commands, ("search on", str(sweep.command.with_trials(2 * sweep.setup.total)))]
 
 
 def _tested(sweep: Sweep, there: bool = False) -> Path | None:

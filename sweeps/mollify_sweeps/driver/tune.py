@@ -173,7 +173,7 @@ class Tuning:
             provenance={key: getattr(description, key) for key in ("versions", "commit", "verified")},
         )
         started = Started(
-            sweep.command.program, sweep.command.words, os.getcwd(), socket.gethostname(), sweep.setup.trials
+            sweep.command.program, sweep.command.words, os.getcwd(), socket.gethostname(), sweep.setup.total
         )
         sweep.store.write(SWEEP, dataclasses.replace(description, started=started).to_json())
         self._error: BaseException | None = None

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.study import budget
 from mollify_sweeps.study.database import finished
 from mollify_sweeps.study.ledger import Ledger
 
@@ -30,6 +31,12 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     if not prepared.verified:
         table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
+    if setup.total is None:
+        assert setup.budget is not None
+        rest = max(0.0, setup.budget - budget.used(study))
+        left = 0 if sweep.seconds is None else int(rest / sweep.seconds * place.concurrent)
+        fit = f": about {left} more, or twice as many where half are pruned" if sweep.seconds else ""
+        state = f"as many as fit into {duration(setup.budget)}" + (f" ({duration(rest)} left)" if study else "") + fit
     objectives, known = setup.description.objectives, setup.description.methods
     searching = bool(setup.searched)
     about = "; 0 is the paper's default schedule, 1 is plain training, which is not searched"

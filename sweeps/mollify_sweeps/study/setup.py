@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mollify_core.recipe import Recipe
+from mollify_sweeps.study.budget import UNBOUNDED
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import study_name
@@ -24,6 +25,8 @@ class Setup:
         trials: how many trials there shall be in all.
         grid_points: values of each range in a grid search.
         max_failures: end the sweep after so many trials failed by a bug.
+        budget: wall time in seconds; None sets no bound.
+        seconds: estimated training time of a trial that is not pruned, or None.
     """
 
     location: Location
@@ -33,11 +36,18 @@ class Setup:
     trials: int
     grid_points: int = 3
     max_failures: int = 5
+    budget: float | None = None
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
         """Of the sweep and of its study."""
         return self.description.name
+
+    @property
+    def total(self) -> int | None:
+        """How many trials there shall be in all; None where only the budget says when it is enough."""
+        return None if self.trials >= UNBOUNDED else self.trials
 
     @property
     def first_study(self) -> str:

@@ -21,6 +21,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_sweeps.study import methods, pruning, sampling
+from mollify_sweeps.study.budget import Budget
 from mollify_sweeps.study.database import FINISHED, answers, cause, quiet_optuna
 from mollify_sweeps.study.ledger import METHOD, NUMBER
 from mollify_sweeps.study.methods import Search
@@ -92,6 +93,9 @@ class SweepStudy:
         self._lost_at: dict[int, int] = {}  # epochs of a trial when it was lost the last time
         self._groups: dict[int, Any] = {}
         sampling.enqueue(self._ledger, setup)
+        self._budget = None
+        if setup.budget is not None:
+            self._budget = Budget(self._ledger, setup.budget, setup.base.optim.epochs, setup.seconds)
 
     # ---- what the searcher asks
 
@@ -111,10 +115,14 @@ class SweepStudy:
         begun = Counter(t.user_attrs.get(METHOD, "") for t in frozen if t.state != TrialState.WAITING)
         if begun.total() < self._setup.trials:
             turn = methods.turn(self._setup.searches, begun, self._setup.description.sampler, self._setup.grid_points)
+            if self._budget is not None:
+                turn = self._budget.turn(self._setup.searches, frozen)
             if turn is not None:
                 asked = sampling.ask(self._ledger.studies[turn.name], self._setup, turn)
                 number = asked.user_attrs.get(NUMBER, len(frozen)) if turn.name else asked.number
                 return self._assign(number, turn, asked, adopted=False)
+            elif self._budget is not None and not self._live:
+                self._budget.close()
         return NOTHING_NOW if self._live else None
 
     def lost(self, number: int, message: str, stays: bool = False) -> None:
@@ -200,6 +208,8 @@ class SweepStudy:
             answer = {"values": values, "seconds": metrics["seconds"], "go_on": go_on}
             answer["rungs"] = pruning.rungs(self._frozen_trial(number))
             trial.set_user_attr(f"epoch_{epoch}", answer)
+            if self._budget is not None:
+                self._budget.keep()
         live = self._live[number]
         live.epoch, live.value, live.note = epoch + 1, values[0], ""
         metrics = {**metrics, **dict(zip(self._objectives, values, strict=True))}
@@ -301,7 +311,8 @@ class SweepStudy:
         return {
             "counts": {**dict.fromkeys(TrialState.__members__, 0), **Counter(t.state.name for t in frozen)},
             "failures": Counter(t.user_attrs["failure"] for t in frozen if "failure" in t.user_attrs),
-            "trials": self._setup.trials,
+            "trials": self._setup.total,
+            "budget": None if self._budget is None else (self._budget.used, self._setup.budget),
             "best": None if best is None else {"number": best.number, "value": best.values[0]},
             "compared": {name: min(v for n, v in by_method if n == name) for name, _ in by_method if name is not None},
             "live": [vars(self._live[n]) | {"seconds": self._seconds(n)} for n in sorted(self._live)],

@@ -63,9 +63,9 @@ class View(Follower):
             self._console.print(self._line(status), highlight=False, soft_wrap=True)
 
     def _line(self, status: dict[str, Any]) -> str:
-        counts = status["counts"]
+        counts, total = status["counts"], status["trials"]
         parts = [
-            f"{_finished(status)}/{status['trials']} trials",
+            f"{_finished(status)}{f'/{total}' if total else ''} trials",
             f"{counts['PRUNED']} pruned",
             f"{counts['FAIL']} failed",
         ]
@@ -80,7 +80,8 @@ class View(Follower):
     def _table(self, status: dict[str, Any]) -> Group:
         head = Text.assemble((self._name, "bold"), "  ", self._line(status))
         bar = Table.grid()
-        bar.add_row(ProgressBar(total=status["trials"], completed=_finished(status), width=60))
+        done, total = (_finished(status), status["trials"]) if status["trials"] else status["budget"]
+        bar.add_row(ProgressBar(total=total, completed=done, width=60))
         table = Table(box=None, pad_edge=False)
         for column, justify in (("trial", "right"), ("epoch", "right"), (self._objective, "right"), ("time", "right")):
             table.add_column(column, justify=justify, style="cyan" if column == "trial" else "")  # type: ignore[arg-type]
@@ -97,6 +98,8 @@ class View(Follower):
         estimate.
         """
         paces = [live["seconds"] / live["epoch"] * live["epochs"] for live in status["live"] if live["epoch"]]
+        if not status["trials"]:
+            return max(0.0, status["budget"][1] - status["budget"][0])
         known = status["finished_seconds"] or paces or [s for s in [self._estimate] if s is not None]
         if not known:
             return None

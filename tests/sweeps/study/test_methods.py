@@ -24,6 +24,7 @@ THREE = ("plain", "mollification", "matching")
 
 
 def setup_of(folder: Path, trials: int = 9, *names: str, **changes: Any) -> Any:
+    folder.mkdir(exist_ok=True)
     return fair_setup(folder, BASE, trials, *(names or THREE), shares=changes.pop("shares", {}), **changes)
 
 
