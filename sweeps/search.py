@@ -88,6 +88,12 @@ def parser() -> Parser:
     )
     g.add_argument("--trials", type=int, metavar="N", help="trials in all; methods take turns (default: by data set)")
     g.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="wall time, as 90m, 12h or 2d, instead of --trials or beside it: methods get equal training time, and no "
+        "trial is begun that cannot end",
+    )
+    g.add_argument(
         "--share", metavar="NAME=W,…", help="weights of methods in the trials: plain=1,mollification=2 (default: equal)"
     )
     g.add_argument(
@@ -169,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from mollify_sweeps.driver.search import search  # slow to import: --help answers at once
     from mollify_sweeps.plan.options import Confirm, Search
+    from mollify_sweeps.study import budget
 
     return search(
         Search(
@@ -181,6 +188,7 @@ def _run(args: argparse.Namespace) -> int:
             methods=names(args.methods) if args.methods else None,
             shares=shares(args.share),
             trials=args.trials,
+            budget=budget.parse(args.budget) if args.budget else None,
             objectives=names(args.objective),
             space=args.space,
             sampler=args.sampler,

@@ -155,7 +155,8 @@ class Search:
         preset, recipe: a paper's set-up, or the file of a recipe, to start from.
         methods: that are held against each other; None is plain training and what the recipe says, or mollification.
         shares: weights of methods in the number of trials, where they differ from 1.
-        trials: in all; None is by data set.
+        trials: in all; None is by data set, or as many as the budget allows.
+        budget: wall time in seconds; None sets no bound.
         objectives: what is minimised.
         space: file of the search space; None is the built-in one.
         sampler, pruner, grid_points: how it is searched; a pruner of None is successive halving.
@@ -171,6 +172,7 @@ class Search:
     methods: tuple[str, ...] | None = None
     shares: dict[str, float] = field(default_factory=dict)
     trials: int | None = None
+    budget: float | None = None
     objectives: tuple[str, ...] = ("corrupted_nll",)
     space: str | None = None
     sampler: str = "tpe"

@@ -30,6 +30,7 @@ from mollify_sweeps.plan.placement import Placement, place
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import methods, space
+from mollify_sweeps.study.budget import UNBOUNDED
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.pruning import PRUNERS
@@ -81,6 +82,7 @@ def search(options: Search) -> Sweep:
         pruner=(options.pruner or "halving") if len(objectives) == 1 else "none",
         grid_points=options.grid_points,
         name=options.name,
+        budget=options.budget,
     )
 
 
@@ -133,6 +135,7 @@ def sweep(
     grid_points: int = 3,
     name: str | None = None,
     prefix: str = "",
+    budget: float | None = None,
 ) -> Sweep:
     """A sweep over a base recipe, with its data, its place to run and its place on storage.
 
@@ -147,6 +150,7 @@ def sweep(
         grid_points: values of each range in a grid search.
         name: of the sweep; None makes one out of its settings.
         prefix: of such a name.
+        budget: wall time in seconds.
 
     Raises:
         MollifyError: something is wrong; one sentence.
@@ -169,14 +173,15 @@ def sweep(
     secret = running.keeping.study_url
     location = Location(secret) if secret else Location.of_file(local / STUDY)
     description = dataclasses.replace(description, name=name, storage=store.uri, study_url=location.shown)
+    seconds = rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
     return Sweep(
         prepared=prepared,
         base=base,
         store=store,
         local=local,
-        setup=Setup(location, description, base, searches, trials, grid_points, running.max_failures),
+        setup=Setup(location, description, base, searches, trials, grid_points, running.max_failures, budget, seconds),
         placement=placement,
-        seconds=rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation)),
+        seconds=seconds,
         checkpoint_bytes=checkpoint_bytes,
         fit=len(fit),
         validation=len(validation),
@@ -230,7 +235,7 @@ def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
     spec = options.running.data.spec(options.dataset, size)
     defaults = dict(_DEFAULTS.get(spec.name, _OTHER))
     default_trials = defaults.pop("trials")
-    trials = default_trials if options.trials is None else options.trials
+    trials = (default_trials if options.budget is None else UNBOUNDED) if options.trials is None else options.trials
     if not options.recipe:
         recipe = recipe.with_(
             dataset=spec.name, augment=spec.augment, validation_fraction=spec.validation_fraction, **defaults

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
@@ -76,7 +76,7 @@ class Budget:
 
     def turn(self, searches: Sequence[Search], trials: Sequence[FrozenTrial]) -> Search | None:
         """The method that has had the least training time for its share; None where its next trial could not end."""
-        had: Counter[str] = Counter()
+        had: dict[str, float] = defaultdict(float)
         for trial in trials:
             if trial.state != TrialState.WAITING:
                 name = trial.user_attrs.get(METHOD, "")

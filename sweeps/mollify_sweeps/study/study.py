@@ -121,7 +121,7 @@ class SweepStudy:
                 asked = sampling.ask(self._ledger.studies[turn.name], self._setup, turn)
                 number = asked.user_attrs.get(NUMBER, len(frozen)) if turn.name else asked.number
                 return self._assign(number, turn, asked, adopted=False)
-            elif self._budget is not None and not self._live:
+            if self._budget is not None and not self._live:
                 self._budget.close()
         return NOTHING_NOW if self._live else None
 
