@@ -1,37 +1,48 @@
-"""Confirmation with further seeds: what is chosen, what is said, and a whole one as a user runs it."""
+"""Confirmation with further seeds: which recipes are crossed, what is said, and a whole one as a user runs it."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import signal
 import subprocess
 import sys
-from types import SimpleNamespace
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from scipy import stats
 
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
-from mollify_sweeps.comparison import confirmation
+from mollify_sweeps.comparison import confirmation, confirmed, crossing
+from mollify_sweeps.comparison.confirmation import Confirmation
+from mollify_sweeps.comparison.crossing import Cells, Plan
 from mollify_sweeps.plan import runs
+from mollify_sweeps.plan.options import Confirm
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import describe
-from mollify_sweeps.study.space import Reference, load, references
+from mollify_sweeps.study.ledger import Ledger
+from mollify_sweeps.study.results import Results
+from mollify_sweeps.study.space import Reference
+from mollify_sweeps.study.study import SweepStudy
 from places import ROOT
 from search import main
-from setups import described
+from setups import described, fair_setup, run_trials, study_of
 from studies import make_study
 
+BASE = Recipe().with_(epochs=4, lr=0.02)
+PLAN = Plan((), (Cells("noise", 0, 4, ("off a", "on a", "off b", "on b")),))
 
-def study_of_runs(values: dict[str, list[float]], **sweep: Any) -> optuna.Study:
+
+def study_of_runs(values: dict[str, list[float]], **sweep: Any) -> Ledger:
     """A finished study of runs, with a value a seed, from seed 1."""
     study = optuna.create_study()
     describe(study, described(**{"name": "s-confirm", "space": {}, **sweep}))
-    for reference in runs.references([Run(name, {}) for name in values], [1, 2, 3, 4]):
+    for reference in runs.search([Run(name, {}) for name in values], [1, 2, 3, 4, 5]).references:
         name, _, seed = reference.name.rpartition(", seed ")
         if int(seed) > len(values[name]):
             continue
@@ -39,18 +50,47 @@ def study_of_runs(values: dict[str, list[float]], **sweep: Any) -> optuna.Study:
         attrs = {"reference": reference.name, "metrics": {"clean_error": value / 10, "corrupted_nll": value}}
         study.enqueue_trial({}, user_attrs=attrs)
         study.tell(study.ask(), value)
-    return study
+    return Ledger.of(study)
 
 
-def test_every_run_has_every_seed_and_seeds_come_one_after_the_other():
-    found = runs.references([Run("a", {"lr": 0.1}), Run("b", {})], [5, 6])
+def measured(study: Ledger, likes: dict[str, np.ndarray] | None = None) -> dict[int, dict[str, np.ndarray]]:
+    """Values per image whose mean is each trial's value; `likes` are added to those of some runs."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 0.5, 400)
+    images -= images.mean()
+    found = {}
+    for name, of in runs.completed(study).items():
+        for trial in of.values():
+            found[trial.number] = {"corrupted_nll": trial.values[0] + images + (likes or {}).get(name, 0.0)}
+    return found
+
+
+def read(values: dict[str, list[float]], plan: Plan = PLAN, matters: float = 0.01, **likes: np.ndarray) -> Confirmation:
+    study = study_of_runs(values)
+    plan = Plan(tuple(Run(name, {}) for name in values), plan.cells)
+    named = {name.replace("_", " "): v for name, v in likes.items()}
+    return confirmation.read(study, plan, Confirm(0, 5, matters=matters), measured(study, named))
+
+
+def cells(
+    method: float, settings: float, spread: float = 0.01, seeds: int = 5, both: float = 0.0
+) -> dict[str, list[float]]:
+    """Four cells over seeds: the method's part, the other settings' part, and what it does more at b."""
+    rng = np.random.default_rng(1)
+    block = rng.normal(0, 0.1, seeds)
+    centre = {"off a": 1.0, "on a": 1.0 + method, "off b": 1.0 + settings, "on b": 1.0 + settings + method + both}
+    return {name: list(value + block + rng.normal(0, spread, seeds)) for name, value in centre.items()}
+
+
+def test_every_run_has_every_seed_and_seeds_come_one_after_the_other() -> None:
+    found = runs.search([Run("a", {"lr": 0.1}), Run("b", {})], [5, 6]).references
     assert [r.name for r in found] == ["a, seed 5", "b, seed 5", "a, seed 6", "b, seed 6"]
     assert found[2] == Reference("a, seed 6", {}, {"lr": 0.1, "seed": 6})
     with pytest.raises(ConfigError, match="'a' twice"):
-        runs.references([Run("a", {}), Run("a", {"lr": 0.1})], [1])
+        runs.search([Run("a", {}), Run("a", {"lr": 0.1})], [1])
 
 
-def test_runs_are_found_by_name_and_seed():
+def test_runs_are_found_by_name_and_seed() -> None:
     found = runs.completed(study_of_runs({"trial 7": [1.0, 2.0], "fcr+trivaug, off": [3.0]}))
     assert {name: {seed: t.values[0] for seed, t in of.items()} for name, of in found.items()} == {
         "trial 7": {1: 1.0, 2: 2.0},
@@ -58,150 +98,215 @@ def test_runs_are_found_by_name_and_seed():
     }
 
 
-def test_an_earlier_commands_runs_count_too():
-    asked = runs.references([Run("a", {}), Run("new", {})], [1])
-    setup = SimpleNamespace(space=runs.NOTHING, references=asked, trials=2)
+def test_an_earlier_commands_runs_count_too(tmp_path: Path) -> None:
+    search = runs.search([Run("a", {}), Run("new", {})], [1])
+    setup = fair_setup(tmp_path, BASE, 2, "plain", "noise", shares={})
+    setup = type(setup)(**{**vars(setup), "searches": (search,)})
 
     @dataclasses.dataclass
     class Settled:
         setup: Any
 
-    @dataclasses.dataclass
-    class Setup:
-        space: Any
-        references: Any
-        trials: int
-
-    sweep: Any = Settled(Setup(**vars(setup)))
+    sweep: Any = Settled(setup)
+    assert not sweep.setup.searched
     assert runs.widened(sweep, None).setup.trials == 2
     assert runs.widened(sweep, study_of_runs({"a": [1.0], "old": [1.0, 2.0]})).setup.trials == 4
 
 
-def test_the_best_recipes_are_chosen_each_once_with_the_references():
+def test_four_cells_and_three_parts_are_trained_of_each_method(tmp_path: Path) -> None:
+    setup = fair_setup(tmp_path, BASE, 15, "plain", "mollification", "matching", shares={})
+    run_trials(SweepStudy(setup))
+    results = Results(study_of(setup))
+    plan = crossing.plan(results, BASE, Confirm(2, 3, parts=True), lambda recipe: 0.25)
+    recipes = {run.name: BASE.with_(run.settings) for run in plan.runs}
+    assert len(recipes) <= crossing.most(Confirm(2, 3, parts=True), ["plain", "mollification", "matching"])
+    shared = ("lr", "weight_decay")
+    assert [found.words for found in plan.cells] == ["mollification", "information matching"]
+    for found in plan.cells:
+        off_a, on_a, off_b, on_b = (recipes[name] for name in found.crossed)
+        assert off_a == crossing.recipe_of(results.compared["plain"])
+        for off, on in ((off_a, on_a), (off_b, on_b)):
+            assert all(off.get(name) == on.get(name) for name in shared)
+            assert (off.method, off.label) == ("none", "hard")
+        assert off_a.with_({n: off_b.get(n) for n in shared}) == off_b
+        assert on_a.with_({n: on_b.get(n) for n in shared}) == on_b
+        neither, image, label, uncoupled, coupled = (recipes[name] for name in found.parts)
+        assert (neither, coupled) == (off_b, on_b)
+        assert image == on_b.with_(label="hard")
+        assert label == off_b.with_(label="fixed", fixed_epsilon=0.25, spread="all")
+        assert uncoupled == on_b.with_(label="uncoupled")
+    for name in ("plain", "mollification", "matching"):
+        for trial in results.of_method(name)[:2]:
+            assert recipes[f"trial {trial.number}"] == crossing.recipe_of(trial)
+
+
+def test_without_shared_settings_two_cells_are_enough(tmp_path: Path) -> None:
+    setup = fair_setup(tmp_path, BASE, 6, "plain", "noise", shares={})
+    same = {name: r.space for name, r in ((s.name, s) for s in setup.searches)}
+    assert same
+    run_trials(SweepStudy(setup))
+    results = Results(study_of(setup))
+    for name in ("lr", "weight_decay"):
+        del results.sweep.space[name]
+    (found,) = crossing.plan(results, BASE, Confirm(0), lambda recipe: 0.0).cells
+    assert found.crossed == (f"trial {found.plain}", f"trial {found.best}")
+
+
+def test_a_sweep_of_version_0_1_is_crossed_with_its_reference() -> None:
     study = make_study(25)
-    base = Recipe().with_(dataset="cifar10", lr=0.02)
-    setup = SimpleNamespace(references=references(load(None, base, 32), base, 32))
-    chosen = confirmation.chosen(SimpleNamespace(base=base, setup=setup), study, 3)  # type: ignore[arg-type]
-    assert [run.name for run in chosen[:2]] == ["paper", "plain"]
-    assert len(chosen) == 8
-    controls = chosen[3::2]
-    ranked = sorted((t for t in study.trials if t.values), key=lambda t: t.values[0])
-    ranked = [t for t in ranked if "reference" not in t.user_attrs]
-    assert [run.name for run in chosen[2::2]] == [f"trial {t.number}" for t in ranked[:3]]
-    assert [run.name for run in controls] == [f"trial {t.number}, method off" for t in ranked[:3]]
-    for run, control, trial in zip(chosen[2::2], controls, ranked, strict=False):
-        assert control.settings == {**run.settings, "p_clean": 1.0}, "they differ in the method alone"
-        recipe = base.with_({**run.settings, "seed": 3})
-        assert recipe == Recipe.from_dict(trial.user_attrs["recipe"]).with_(seed=3)
-    assert base.with_(chosen[1].settings).mollify.p_clean == 1
+    results = Results(study)
+    plan = crossing.plan(results, Recipe().with_(dataset="cifar10"), Confirm(3), lambda recipe: 0.0)
+    (found,) = plan.cells
+    assert (found.plain, found.best) == (results.compared["plain"].number, results.compared["best"].number)
+    assert len(found.crossed) == 4
+    assert {f"trial {t.number}" for t in results.completed[:3]} <= {run.name for run in plan.runs}
 
 
-def test_what_the_method_does_is_told_by_the_control():
-    """Nine tenths of the advantage over plain training are the learning rate's: the control says so."""
-    off, on = [1.01, 1.12, 0.92, 1.03], [1.0, 1.1, 0.9, 1.0]
-    values = {"plain": [1.5, 1.65, 1.35, 1.55], "trial 4": on, "trial 4, method off": off}
-    found = confirmation.read(study_of_runs(values))
-    assert list(found.values) == ["trial 4", "trial 4, method off", "plain"]
-    difference = found.compared["trial 4", "trial 4, method off"]
-    low, high = stats.t.interval(
-        0.95, 3, *(f([a - b for a, b in zip(on, off, strict=True)]) for f in (np.mean, stats.sem))
-    )
-    assert (difference.mean.low, difference.mean.high) == pytest.approx((low, high))
-    line = next(line for line in confirmation.summary(found).splitlines() if line.startswith("- trial 4:"))
-    assert line.index("its own other settings without the method") < line.index("plain training")
-
-
-def test_what_the_method_does_is_told_over_seeds_and_images():
-    """Images that like it or not widen the interval that seeds alone would give, and the word follows."""
-    rng = np.random.default_rng(0)
-    off, on = [1.01, 1.12, 0.92, 1.03], [0.96, 1.07, 0.87, 0.98]
-    study = study_of_runs({"plain": [1.5, 1.65, 1.35, 1.55], "trial 4": on, "trial 4, method off": off})
-    numbers = {name: [t.number for t in of.values()] for name, of in runs.completed(study).items()}
-    for spread, word in ((0.1, "the method makes it better"), (3.0, "what the method does: cannot be told")):
-        likes = rng.normal(0, spread, 400)
-        likes -= likes.mean()
-        per_image = {
-            number: {"corrupted_nll": np.full(400, mean) + likes * (name == "trial 4")}
-            for name, means in (("trial 4", on), ("trial 4, method off", off))
-            for number, mean in zip(numbers[name], means, strict=True)
-        }
-        found = confirmation.read(study, per_image)
-        part = found.method["trial 4"]
-        assert part.value == pytest.approx(-0.05)
-        assert part.high - part.low >= 2 * 1.96 * likes.std() / 20
-        line = next(line for line in confirmation.summary(found).splitlines() if line.startswith("- trial 4:"))
-        assert f"its other settings kept, {word}, -0.05000" in line
-        assert "over 4 seeds and 400 images" in line
-
-
-def test_what_seeds_tell_and_what_they_cannot():
-    values = {"paper": [1.0, 1.1, 0.9, 1.0], "plain": [1.5, 1.65, 1.35, 1.55], "trial 4": [0.98, 1.13, 0.88, 1.02]}
-    text = confirmation.summary(confirmation.read(study_of_runs(values)))
+def test_the_methods_part_and_the_settings_part_add_up() -> None:
+    """Nine tenths of what the best with the method is better by are the other settings: it is said so."""
+    found = read(cells(method=-0.02, settings=-0.18))
+    (told,) = found.told
+    rows = confirmation.estimates(told, "corrupted_nll")
+    assert rows["noise itself"].value == pytest.approx(-0.02, abs=0.01)
+    assert rows["the other settings"].value == pytest.approx(-0.18, abs=0.01)
+    whole = rows["both: best against best"].value
+    assert rows["noise itself"].value + rows["the other settings"].value == pytest.approx(whole)
+    (sentence,) = confirmation.verdicts(found)
+    assert sentence.startswith("Noise makes this classifier better: at the same other settings it changes")
+    assert "over 5 seeds and 400 images" in sentence
+    assert "use trial 4 (noise) rather than trial 0 (plain training)" in confirmation.advice(found)[0]
+    page = str(confirmed.section(found).parts)
+    assert "the other settings" in page
+    text = confirmed.summary(found)
     assert "# Confirmation of s\n" in text
-    line = next(line for line in text.splitlines() if line.startswith("- trial 4:"))
-    assert "better than plain training" in line
-    assert "cannot tell it from the paper's default schedule" in line
-    raw = {
-        (one, two): stats.ttest_rel(values[one], values[two]).pvalue
-        for one, two in (("trial 4", "paper"), ("trial 4", "plain"), ("paper", "plain"))
-    }
-    for (one, two), p in raw.items():
-        row = next(line for line in text.splitlines() if line.startswith(f"| {one} - {two} "))
-        assert f"| {p:.2g} |" in row
-        assert row.endswith("| yes |" if two == "plain" else "| no |")
-    smallest = min(raw.values())
-    assert f"| {3 * smallest:.2g} |" in text  # Holm: three comparisons
-    assert "UNVERIFIED" not in text
-    assert "UNVERIFIED DATA" in confirmation.summary(confirmation.read(study_of_runs(values, verified=False)))
+    assert "| noise itself |" in text
 
 
-def test_one_common_seed_tells_nothing():
-    text = confirmation.summary(confirmation.read(study_of_runs({"plain": [1.5], "trial 4": [1.0, 1.1]})))
-    assert "one seed cannot tell it from plain training" in text
-    assert "no common seed to compare it with the paper's default schedule" in text
+def test_better_other_settings_alone_are_not_the_methods() -> None:
+    found = read(cells(method=0.0, settings=-0.2, spread=0.002), matters=0.05)
+    (sentence,) = confirmation.verdicts(found)
+    assert sentence.startswith("Noise makes no difference that matters")
+    assert "use trial 4" in confirmation.advice(found)[0], "a fact about the two recipes all the same"
+
+
+def test_what_cannot_be_told_says_what_would_tell() -> None:
+    found = read(cells(method=-0.02, settings=0.0, spread=0.05))
+    (sentence,) = confirmation.verdicts(found)
+    assert sentence.startswith("What noise does cannot be told from this")
+    assert re.search(r"If it came out the same, \d+ seeds and [\d,]+ images would be likely to tell\.", sentence)
+
+
+def test_it_may_depend_on_the_other_settings() -> None:
+    found = read(cells(method=-0.1, settings=0.0, both=0.2))
+    (sentence,) = confirmation.verdicts(found)
+    assert sentence.startswith("What noise does depends on the other settings")
+    assert "At the settings of plain training's best it is" in sentence
+
+
+def test_images_that_differ_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    likes = rng.normal(0, 3.0, 400)
+    likes -= likes.mean()
+    values = cells(method=-0.05, settings=0.0)
+    sure, unsure = read(values), read(values, on_a=likes, on_b=likes)
+    claims = [found.told[0].claim for found in (sure, unsure)]
+    assert [claim.word for claim in claims if claim] == ["better", "cannot be told"]
+
+
+def test_the_coupling_is_claimed_beside_the_method_and_holm_corrects_for_both() -> None:
+    rng = np.random.default_rng(2)
+    values = cells(method=-0.05, settings=-0.05)
+    for name, value in (("image", 0.97), ("label", 0.95), ("uncoupled", 0.93)):
+        values[name] = list(value + rng.normal(0, 0.01, 5))
+    parts = ("off b", "image", "label", "uncoupled", "on b")
+    plan = Plan((), (Cells("noise", 0, 4, PLAN.cells[0].crossed, parts),))
+    found = read(values, plan)
+    (told,) = found.told
+    assert told.claim is not None
+    assert told.coupling is not None
+    assert told.claim.corrected > told.claim.contrast.p or told.coupling.corrected > told.coupling.contrast.p
+    rows = confirmation.parts(told, "corrupted_nll")
+    assert rows["both, uncoupled"].value + rows["the coupling"].value == pytest.approx(rows["both, coupled"].value)
+    assert "oupling of label and image" in confirmation.verdicts(found)[0]
+    assert "## Which part of noise does it" in confirmed.summary(found)
+
+
+def test_below_two_seeds_there_is_no_answer() -> None:
+    found = read({name: values[:1] for name, values in cells(-0.1, 0.0).items()})
+    assert confirmation.verdicts(found) == [
+        "There is no answer about noise: fewer than two seeds of its recipes have completed."
+    ]
+    assert "no method to confirm" in confirmation.verdicts(read({"a": [1.0, 1.1]}, Plan((), ())))[0]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--confirm", "0"), "--confirm to be at least 1"),
+        (("--confirm", "-1"), "--confirm to be at least 0"),
         (("--confirm", "2", "--seeds", "1"), "--seeds to be at least 2"),
+        (("--parts",), "--confirm with --parts"),
+        (("--methods", "plain,nois"), "did you mean 'noise'"),
+        (("--share", "plain=0"), "NAME=WEIGHT with positive weights"),
+        (("--share", "noise=2"), "--share of a method in --methods"),
+        (("--budget", "soon"), "--budget to be a time like 90m, 12h or 1d"),
     ],
 )
-def test_wrong_options_are_one_sentence(options, words, capsys, tmp_path, monkeypatch):
+def test_wrong_options_are_one_sentence(
+    options: Any, words: str, capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--dataset", "digits", *options]) == 2
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_whole_confirmation(tmp_path):
-    """The search, then its best recipe and the references with two further seeds; a second call finds all done."""
-    command = [sys.executable, str(ROOT / "sweeps/search.py"), "--dataset", "digits", "--name", "s", "--trials", "3"]
-    command += ["--epochs", "1", "--train-fraction", "0.1", "--set", "validation_fraction=0.05"]
-    command += ["--confirm", "1", "--seeds", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+COMMAND = (
+    *(sys.executable, str(ROOT / "sweeps/search.py"), "--dataset", "digits", "--name", "s", "--trials", "6"),
+    *("--methods", "plain,mollification,matching", "--network", "resnet8", "--epochs", "2", "--train-fraction", "0.1"),
+    *("--set", "validation_fraction=0.05", "--max-concurrent", "1", "--wandb", "off"),
+    *("--confirm", "--seeds", "2", "--parts"),
+)
+
+
+def run(folder: Path) -> str:
+    done = subprocess.run(COMMAND, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "at most 8 more" in done.stdout
-    study = Location.of_file(tmp_path / "runs/s-confirm/study.sqlite").load("s-confirm")
-    assert study is not None
-    found = runs.completed(study)
-    assert found.keys() == {"paper", "plain", "trial 2", "trial 2, method off"}
-    assert all(of.keys() == {1, 2} for of in found.values())
-    for name, number in (("paper", 0), ("plain", 1), ("trial 2", 2)):
-        of_search = Location.of_file(tmp_path / "runs/s/study.sqlite").load("s").trials[number]  # type: ignore[union-attr]
-        for seed, trial in found[name].items():
-            assert trial.user_attrs["recipe"] == {**of_search.user_attrs["recipe"], "seed": seed}
-    for seed, trial in found["trial 2, method off"].items():
-        on, off = (Recipe.from_dict(t.user_attrs["recipe"]) for t in (found["trial 2"][seed], trial))
-        assert off == on.with_(p_clean=1.0)
-    text = (tmp_path / "runs/s/report/confirmation.md").read_text()
-    assert "trial 2" in text
-    assert "trial 2 - plain" in text
-    assert "over 2 seeds and" in text
-    page = (tmp_path / "runs/s/report/report.html").read_text()
-    assert "Confirmed with further seeds" in page
-    assert "trial 2 - plain" in page
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "Sweep s-confirm is finished: it has all its 8 trials." in again.stdout
+    return done.stdout
+
+
+def answers_of(folder: Path) -> tuple[Any, str]:
+    """What the two sweeps and the page say, less what measures time."""
+    told = []
+    for name in ("s", "s-confirm"):
+        ledger = Location.of_file(folder / f"runs/{name}/study.sqlite").load(name)
+        assert ledger is not None
+        told.append([(t.number, t.state, t.params, t.values, t.user_attrs["recipe"]) for t in ledger.get_trials()])
+    return told, (folder / "runs/s/report/confirmation.md").read_text()
+
+
+@pytest.mark.slow
+def test_three_methods_and_their_crossed_confirmation_are_killed_and_go_on_to_the_same_page(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    out = run(whole)
+    assert "then at most 13 recipes with 2 seeds each: at most 26 trainings more" in out
+    for after in (2, 9, 18):  # trials of both sweeps that have ended: in the search once, in the confirmation twice
+        process = subprocess.Popen(COMMAND, cwd=cut, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while len(list(cut.glob("runs/*/trials/*/validation.npz"))) < after and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert process.poll() is None, "it was to be killed on its way"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(cut)
+    assert answers_of(cut) == answers_of(whole)
+    page = (whole / "runs/s/report/report.html").read_text()
+    assert page.index("at the same other settings it changes") < page.index("What the search alone suggests")
+    assert "Which part of mollification does it" in page
+    assert {path.name for path in (whole / "runs/s/report").glob("best_recipe*.json")} == {
+        "best_recipe.json",
+        *(f"best_recipe_{name}.json" for name in ("plain", "mollification", "matching")),
+    }
+    again = run(cut)
+    assert "Sweep s-confirm is finished" in again
