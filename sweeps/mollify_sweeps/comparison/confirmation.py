@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from mollify_core.errors import ConfigError
 from mollify_core.measure import statistics
+from mollify_core.measure.comparison import Claim, words
 from mollify_core.measure.contrast import Contrast, contrast
 from mollify_core.measure.statistics import Difference, Mean
 from mollify_core.recipe import Recipe
@@ -173,10 +174,12 @@ def section(confirmation: Confirmation) -> Section:
 def verdicts(confirmation: Confirmation) -> list[str]:
     """A sentence for each recipe of the search: its value, and whether control and references are told from it."""
     metric, found, sentences = confirmation.results.metric, confirmation.values, []
+    margins = {n: _MATTERS * abs(statistics.mean([*found[n + _CONTROL].values()]).value) for n in confirmation.method}
+    claims = words(confirmation.method, margins)
     for name, values in confirmation.values.items():
         if name in REFERENCES or name.endswith(_CONTROL):
             continue
-        words: dict[str, list[str]] = {}
+        sayings: dict[str, list[str]] = {}
         control = name + _CONTROL in found and name not in confirmation.method  # seeds alone can tell of it
         held = {name + _CONTROL: "its own other settings without the method"} if control else {}
         for reference, text in {**held, **REFERENCES}.items():
@@ -190,20 +193,18 @@ def verdicts(confirmation: Confirmation) -> list[str]:
                 said = f"it is {'better' if difference.mean.value < 0 else 'worse'} than"
             else:
                 said = "these seeds cannot tell it from"
-            words.setdefault(said, []).append(text + p)
-        part = confirmation.method.get(name)
-        parts = [] if part is None else [_told(metric, part, statistics.mean([*found[name + _CONTROL].values()]))]
-        told = "; ".join([*parts, *(f"{said} {' or '.join(texts)}" for said, texts in words.items())])
+            sayings.setdefault(said, []).append(text + p)
+        parts = [_told(metric, claims[name])] if name in claims else []
+        told = "; ".join([*parts, *(f"{said} {' or '.join(texts)}" for said, texts in sayings.items())])
         mean = statistics.mean([*values.values()])
         sentences.append(f"{name}: {label(metric)} {interval(metric, mean)}; {told}.")
     return sentences or ["No recipe of the search has completed."]
 
 
-def _told(metric: str, part: Contrast, control: Mean) -> str:
+def _told(metric: str, claim: Claim) -> str:
     """What the method does to a recipe, in words."""
-    word = part.word(_MATTERS * abs(control.value))
-    said = {"better": "the method makes it better", "worse": "the method makes it worse"}
-    text = said.get(word, f"what the method does: {word}")
+    part, said = claim.contrast, {"better": "the method makes it better", "worse": "the method makes it worse"}
+    text = said.get(claim.word, f"what the method does: {claim.word}")
     over = f"over {part.count} seeds and {part.images} images"
     return f"its other settings kept, {text}, {interval(metric, part, '+')} {over}"
 
