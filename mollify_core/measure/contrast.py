@@ -5,9 +5,14 @@ weights. All are measured on the same images, which have chosen nothing. A contr
 means with weights that sum to 0: on less off, or the mean of two such differences (a crossed confirmation).
 
 The seeds' variance is pooled over the cells, from what is left of the cell-by-seed means when cells and seeds are
-taken out; the images' variance is that of the contrast's value per image. Their sum counts the interaction of both
-twice, which is a little wide: the safe side. The interval is Student's with Satterthwaite's degrees of freedom
-(Satterthwaite, Biometrics Bulletin 1946).
+taken out. Where all cells weigh alike that is right also of cells of unequal noise. Where some weigh nothing it need
+not be: then the contrast's own variance over seeds is taken if it is the larger, with degrees of freedom of two cells
+only. The images' variance is that of the contrast's value per image. Their sum counts the interaction of both twice,
+which is a little wide: the safe side.
+
+The interval is Student's with Satterthwaite's degrees of freedom (Satterthwaite, Biometrics Bulletin 1946), times
+f / (f + 2) and at least f, the seeds' own. Without that factor few seeds claim too much: a seed variance that comes out
+small by chance also leaves the degrees of freedom to the images. tests/core/measure/test_rule.py simulates it.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mollify_core.errors import DataError
 from mollify_core.measure.statistics import LEVEL, Mean
@@ -27,81 +33,135 @@ CROSSED = (-0.5, 0.5, -0.5, 0.5)
 
 @dataclass(frozen=True)
 class Contrast(Mean):
-    """A contrast with its 95 % interval over seeds and images; without one where nothing varies.
+    """A contrast with its 95 % interval over seeds and images; without one where seeds do not vary.
 
     Attributes:
         count: number of seeds.
         images: number of images.
-        p: two-sided, that the contrast is 0; NaN where nothing varies.
+        p: two-sided, that the contrast is 0; NaN where seeds do not vary.
+        seed_variance: of the contrast from seed to seed.
+        image_variance: of the contrast, averaged over seeds, from image to image.
+        freedom: degrees of freedom of `seed_variance`.
     """
 
     images: int
     p: float
+    seed_variance: float
+    image_variance: float
+    freedom: int
 
-    def word(self, margin: float) -> str:
-        """What may be said of a contrast of errors or losses, less being better.
+
+@dataclass(frozen=True)
+class Cells:
+    """All that a contrast needs to know of cells with the same seeds and images.
+
+    Attributes:
+        means: (cells, seeds) float, over images.
+        covariance: (cells, cells) float, from image to image, of the cells' values averaged over seeds.
+        images: number of images.
+    """
+
+    means: np.ndarray
+    covariance: np.ndarray
+    images: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Cells:
+        """Cells of a measure that has a value for each image: error, NLL, Brier score.
 
         Args:
-            margin: the smallest difference that matters.
+            values: (cells, seeds, images) float, with at least two of each; copies of an image under several
+                corruptions are one image and averaged before.
 
-        Returns:
-            "better" or "worse" where the interval lies on one side of 0, "no difference that matters" where it lies
-            within the margin, else "cannot be told".
+        Raises:
+            DataError: the values are of another shape, or not finite.
         """
-        if self.high < 0:
-            return "better"
-        if self.low > 0:
-            return "worse"
-        inside = -margin <= self.low and self.high <= margin  # False of NaN
-        return "no difference that matters" if inside else "cannot be told"
+        values = np.asarray(values, dtype=np.float64)
+        if values.ndim != 3 or min(values.shape) < 2:
+            raise DataError(f"Expected values (cells, seeds, images) of two or more each, but got {values.shape}")
+        if not np.isfinite(values).all():
+            raise DataError("Expected finite values of all cells, seeds and images, but got others")
+        return cls(values.mean(axis=-1), np.cov(values.mean(axis=1)), values.shape[-1])
 
 
-def contrast(values: np.ndarray, weights: Sequence[float]) -> Contrast:
+def contrast(values: np.ndarray | Cells, weights: Sequence[float]) -> Contrast:
     """The contrast of some cells.
 
     Args:
-        values: (cells, seeds, images) float, with at least two of each; copies of an image under several corruptions
-            are one image and averaged before.
+        values: (cells, seeds, images) float as `Cells.of` takes them, or the cells themselves.
         weights: (cells,) float, of sum 0.
 
     Raises:
-        DataError: the values are of another shape, or not finite; or the weights are no contrast.
+        DataError: the values are no cells, or the weights no contrast of them.
     """
-    values, given = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if values.ndim != 3 or min(values.shape) < 2 or given.shape != values.shape[:1]:
-        raise DataError(
-            "Expected values (cells, seeds, images) of two or more each and a weight for each cell, but got shapes "
-            f"{values.shape} and {given.shape}"
-        )
-    if not np.isfinite(values).all():
-        raise DataError("Expected finite values of all cells, seeds and images, but got others")
-    if abs(given.sum()) > 1e-9:
-        raise DataError(f"Expected weights of sum 0, but got {list(weights)}")
-    value, low, high, p = (float(number) for number in estimate(values, given))
-    return Contrast(value, low, high, values.shape[1], values.shape[2], p)
+    cells, given = as_cells(values), np.asarray(weights, dtype=np.float64)
+    if given.shape != cells.means.shape[:1]:
+        raise DataError(f"Expected a weight for each of {len(cells.means)} cells, but got {list(weights)}")
+    if abs(given.sum()) > 1e-9 or not given.any():
+        raise DataError(f"Expected weights of sum 0, not all of them 0, but got {list(weights)}")
+    of_images = np.maximum(given @ cells.covariance @ given, 0.0)  # rounding may leave a little less than 0
+    found = estimate(cells.means, of_images, cells.images, given)
+    value, low, high, p, of_seeds = (float(number) for number in found)
+    freedom = seed_variance(cells.means, given)[1]
+    seeds = cells.means.shape[1]
+    return Contrast(value, low, high, seeds, cells.images, p, of_seeds, float(of_images), freedom)
 
 
-def estimate(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(value, low, high, p) of one contrast in many experiments at once; unchecked.
+def as_cells(values: np.ndarray | Cells) -> Cells:
+    """The cells of values per image, or the cells themselves."""
+    return values if isinstance(values, Cells) else Cells.of(values)
+
+
+def seed_variance(means: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+    """(variance of a contrast from seed to seed, its degrees of freedom) of many experiments at once; unchecked.
 
     Args:
-        values: (..., cells, seeds, images).
+        means: (..., cells, seeds).
+        weights: (cells,).
+    """
+    cells, seeds = means.shape[-2:]
+    residual = means - means.mean(axis=-1, keepdims=True)
+    residual -= residual.mean(axis=-2, keepdims=True)
+    pooled = (residual**2).sum(axis=(-2, -1)) / ((cells - 1) * (seeds - 1)) * (weights**2).sum()
+    if np.ptp(np.abs(weights)) <= 1e-9:
+        return pooled, (cells - 1) * (seeds - 1)
+    own = np.einsum("c,...cs->...s", weights, means).var(axis=-1, ddof=1)
+    return np.maximum(pooled, own), min(cells - 1, 2) * (seeds - 1)
+
+
+def degrees(of_seeds: ArrayLike, freedom: ArrayLike, of_images: ArrayLike, images: ArrayLike) -> np.ndarray:
+    """Degrees of freedom of a mean whose variance has a part of seeds and a part of images; broadcast.
+
+    Args:
+        of_seeds, of_images: variances of the mean.
+        freedom: degrees of freedom of the seeds' part.
+        images: number of images.
+    """
+    of_seeds, freedom, of_images, images = map(np.asarray, (of_seeds, freedom, of_images, images))
+    satterthwaite = (of_seeds + of_images) ** 2 / (of_seeds**2 / freedom + of_images**2 / (images - 1))
+    return np.maximum(satterthwaite * freedom / (freedom + 2), freedom)
+
+
+def estimate(
+    means: np.ndarray, of_images: np.ndarray, images: int, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(value, low, high, p, seed variance) of one contrast in many experiments at once; unchecked.
+
+    Args:
+        means: (..., cells, seeds).
+        of_images: (...) variance of the contrast, averaged over seeds, from image to image.
+        images: number of images.
         weights: (cells,).
     """
     from scipy import stats  # slow to import
 
-    cells, seeds, images = values.shape[-3:]
-    means = values.mean(axis=-1)
-    residual = means - means.mean(axis=-1, keepdims=True) - means.mean(axis=-2, keepdims=True)
-    residual += means.mean(axis=(-2, -1), keepdims=True)
-    free = (cells - 1) * (seeds - 1)
-    of_seeds = (residual**2).sum(axis=(-2, -1)) / free / seeds * (weights**2).sum()
-    per_image = np.einsum("c,...csi->...i", weights, values) / seeds
-    of_images = per_image.var(axis=-1, ddof=1) / images
-    variance, value = of_seeds + of_images, per_image.mean(axis=-1)
+    value, seeds = means.mean(axis=-1) @ weights, means.shape[-1]
+    found, freedom = seed_variance(means, weights)
+    variance = found / seeds + of_images / images
+    # what rounding leaves is no variance: seeds that do not vary claim nothing
+    varies = found > (1e-12 * np.abs(means).max(axis=(-2, -1))) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = variance**2 / (of_seeds**2 / free + of_images**2 / (images - 1))
-        half = stats.t.ppf(1 - LEVEL / 2, degrees) * np.sqrt(variance)
-        half = np.where(variance > 0, half, math.nan)
-        p = 2 * stats.t.sf(np.abs(value) / np.sqrt(variance), degrees)
-    return value, value - half, value + half, np.where(variance > 0, p, math.nan)
+        free = degrees(found / seeds, freedom, of_images / images, images)
+        half = np.where(varies, stats.t.ppf(1 - LEVEL / 2, free) * np.sqrt(variance), math.nan)
+        p = np.where(varies, 2 * stats.t.sf(np.abs(value) / np.sqrt(variance), free), math.nan)
+    return value, value - half, value + half, p, found

@@ -9,12 +9,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from mollify_core.errors import DataError
 
 LEVEL = 0.05
+_Name = TypeVar("_Name")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,18 @@ def compare(
             differences = [first[seed] - second[seed] for seed in common]
             means[pair] = mean(differences)
             raw[pair] = _paired_t(differences)
-    corrected = _holm(raw)
+    corrected = holm(raw)
     return {pair: Difference(means[pair], raw[pair], corrected[pair]) for pair in means}
+
+
+def holm(p: Mapping[_Name, float]) -> dict[_Name, float]:
+    """Holm's step-down correction (Holm 1979) for all claims made together; NaN stays NaN and does not count."""
+    tested = sorted((name for name in p if not math.isnan(p[name])), key=lambda name: p[name])
+    result, highest = dict.fromkeys(p, math.nan), 0.0
+    for rank, name in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - rank) * p[name]))
+        result[name] = highest
+    return result
 
 
 def _vary(values: Sequence[float] | np.ndarray) -> bool:
@@ -143,13 +155,3 @@ def _paired_t(differences: Sequence[float]) -> float:
     from scipy import stats
 
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def _holm(p: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """Holm's step-down correction; NaN stays NaN and does not count."""
-    tested = sorted((pair for pair in p if not math.isnan(p[pair])), key=lambda pair: p[pair])
-    result, highest = dict.fromkeys(p, math.nan), 0.0
-    for rank, pair in enumerate(tested):
-        highest = max(highest, min(1.0, (len(tested) - rank) * p[pair]))
-        result[pair] = highest
-    return result

@@ -1,0 +1,58 @@
+"""Cells of the calibration error against `calibration.ece`, and its variance against new images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mollify_core.errors import DataError
+from mollify_core.measure.bootstrap import ece_cells
+from mollify_core.measure.calibration import ece
+from mollify_core.measure.comparison import crossed
+
+
+def models(rng: np.random.Generator, images: int, seeds: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """(confidence, correct) of cells of which those with the method on are far better calibrated."""
+    confidence = rng.beta(4, 1, size=(1, 1, images)) * np.ones((4, seeds, 1))
+    slope = np.array([0.75, 0.9, 0.75, 0.9])[:, None, None] + rng.normal(0, 0.01, size=(4, seeds, 1))
+    return confidence, (rng.uniform(size=(1, 1, images)) < confidence * slope).astype(np.float64)
+
+
+def test_the_means_are_the_pooled_ece() -> None:
+    confidence, correct = models(np.random.default_rng(0), 200)
+    confidence[0, 0, :3] = (0.0, 0.2, 1.0)
+    cells = ece_cells(confidence, correct, np.random.default_rng(1), draws=5)
+    for cell in range(4):
+        for seed in range(3):
+            one = ece(torch.from_numpy(confidence[cell, seed]), torch.from_numpy(correct[cell, seed]))
+            assert cells.means[cell, seed] == pytest.approx(one)
+
+
+def test_its_image_variance_is_that_of_new_images() -> None:
+    rng = np.random.default_rng(2)
+    found = crossed(ece_cells(*models(rng, 400), np.random.default_rng(3)))
+    again = [crossed(ece_cells(*models(rng, 400), rng, draws=2)) for _ in range(100)]
+    seen = math.sqrt(np.var([one.method.value for one in again], ddof=1))
+    stated = math.sqrt(found.method.image_variance / 400 + 0.01**2 * 0.8**2 / 3)
+    assert seen == pytest.approx(stated, rel=0.25)
+    assert found.method.high < 0
+
+
+def test_draws_follow_the_generator() -> None:
+    confidence, correct = models(np.random.default_rng(0), 50)
+    one, same, other = (
+        ece_cells(confidence, correct, np.random.default_rng(s), draws=150).covariance for s in (1, 1, 2)
+    )
+    assert (one == same).all()
+    assert not np.allclose(one, other, rtol=1e-6)
+
+
+def test_what_has_no_calibration_is_one_sentence() -> None:
+    confidence, correct = models(np.random.default_rng(0), 50)
+    rng = np.random.default_rng(0)
+    for first, second, says in ((confidence[0], correct[0], "two or more"), (confidence * 2, correct, "in .0, 1.")):
+        with pytest.raises(DataError, match=says):
+            ece_cells(first, second, rng)
