@@ -55,6 +55,7 @@ def search(options: Search) -> Sweep:
     base, trials, spec = _base_recipe(options)
     objectives = check_objectives(options.objectives)
     _check_search(options, objectives)
+    names = methods.check(options.methods or (methods.PLAIN, methods.of_recipe(base)))
     rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
     prepared = options.running.data.prepare(spec, base.data.image_size)
     kept = _kept(options, base, prepared)
@@ -63,7 +64,6 @@ def search(options: Search) -> Sweep:
     if not any(item.startswith("judging_fraction=") for item in options.training.settings):
         base = base.with_(judging_fraction=_JUDGING)
     side = spec.image_shape[-1]
-    names = methods.check(options.methods or (methods.PLAIN, methods.of_recipe(base)))
     searched = space.load(options.space, base, side) if options.space else methods.built_in(names, side)
     base = base.with_(searched.fixed)
     searches = methods.searches(names, options.shares, base, searched, side)

@@ -138,8 +138,8 @@ def expected(results: Results) -> list[Picture]:
         lines = []
         for name, (curve, epochs) in found.items():
             for values, band in ((curve.low, " band"), (curve.high, " band"), (curve.mean, "")):
-                at = [k * (epochs if by_epochs else 1) for k in range(1, len(values) + 1)]
-                points = [(x, y.inside(value)) for x, value in zip(at, values, strict=True)]
+                step = epochs if by_epochs else 1
+                points = [(step * k, y.inside(float(value))) for k, value in enumerate(values, 1)]
                 lines.append(Line(points, _method_kind(results, name) + band, METHODS[name].words))
         most = max(line.points[-1][0] for line in lines)
         x = Linear(0, most, whole=True, most=8)
