@@ -137,9 +137,9 @@ def expected(results: Results) -> list[Picture]:
     for unit, by_epochs in (("trials", False), ("epochs trained", True)):
         lines = []
         for name, (curve, epochs) in found.items():
-            for values, band in ((curve.low, " band"), (curve.high, " band"), (curve.mean, "")):
+            for ends, band in ((curve.low, " band"), (curve.high, " band"), (curve.mean, "")):
                 step = epochs if by_epochs else 1
-                points = [(step * k, y.inside(float(value))) for k, value in enumerate(values, 1)]
+                points = [(step * k, y.inside(float(value))) for k, value in enumerate(ends, 1)]
                 lines.append(Line(points, _method_kind(results, name) + band, METHODS[name].words))
         most = max(line.points[-1][0] for line in lines)
         x = Linear(0, most, whole=True, most=8)
