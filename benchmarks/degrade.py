@@ -46,7 +46,7 @@ def step(network: str) -> None:
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=rng.generator("images"))
     labels = torch.randint(0, 10, (BATCH,), generator=rng.generator("labels"))
     data = TrainingData(
-        ImageSet(images, labels), ValidationSet(images[None, :0], labels[:0]), 10, (0.5,) * 3, (0.25,) * 3, ""
+        ImageSet(images, labels), ValidationSet(images[None, :0], labels[:0], 0), 10, (0.5,) * 3, (0.25,) * 3, ""
     )
     rows = torch.arange(BATCH)
     recipe = Recipe().with_(network=network)

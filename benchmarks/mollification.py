@@ -50,7 +50,7 @@ def main() -> None:
         g = rng.generator("benchmark")
         images = torch.randint(0, 256, (args.batch, 3, 32, 32), dtype=torch.uint8, generator=g).to(device)
         labels = torch.randint(0, 10, (args.batch,), generator=g).to(device)
-        nothing = ValidationSet(images[None, :0], labels[:0])
+        nothing = ValidationSet(images[None, :0], labels[:0], 0)
         spec = (10, (0.5,) * 3, (0.25,) * 3, "")
         training = Training(recipe, TrainingData(ImageSet(images, labels), nothing, *spec), Worker(device=device))
         rows = torch.arange(args.batch, device=device)

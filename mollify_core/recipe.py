@@ -23,6 +23,7 @@ from mollify_core.settings import LABELS, METHODS, Data, Matching, Model, Mollif
 __all__ = ["SETTINGS", "Data", "Matching", "Model", "Mollify", "Optim", "Recipe", "parse_setting", "section_of"]
 
 FORMAT = 2
+_LATER = ("judging_fraction",)  # kept recipes lack these; they are written where they differ from their defaults
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,11 @@ class Recipe:
         return {name: self.get(name) for name in SETTINGS if self.get(name) != default.get(name)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, ready for JSON."""
-        return {"format": FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+        """Plain containers, ready for JSON; without those of `_LATER` that have their defaults."""
+        tree = {"format": FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+        for name in set(_LATER) - self.changed().keys():
+            del tree[section_of(name)][name]
+        return tree
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"

@@ -53,7 +53,9 @@ class Data:
         dataset: name in `mollify_core.datasets`, or of a folder of images of one's own.
         image_size: side in pixels to which the images of such a folder are scaled; None for the sets that have one.
         validation_fraction: share of the official training images held out for validation, in (0, 0.5].
-        split_seed: seed of the stratified fit/validation split.
+        judging_fraction: share of the validation images that only judge: they choose nothing and stop nothing; in
+            [0, 0.9]. With 0 all images choose, and judge too.
+        split_seed: seed of the stratified splits into fit and validation, and of validation into choosing and judging.
         train_fraction: share of the fit images that are used, stratified, in (0, 1].
         scaling: "normal" subtracts the data set's mean and divides by its standard deviation; "uniform"
             maps [0, 1] to [-1, 1].
@@ -63,6 +65,7 @@ class Data:
     dataset: str = "cifar10"
     image_size: int | None = None
     validation_fraction: float = 0.1
+    judging_fraction: float = 0.0
     split_seed: int = 0
     train_fraction: float = 1.0
     scaling: str = "normal"
@@ -71,6 +74,7 @@ class Data:
     def __post_init__(self) -> None:
         check(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
         check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
+        check(0 <= self.judging_fraction <= 0.9, "judging_fraction", "in [0, 0.9]", self.judging_fraction)
         check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)
         check(self.split_seed >= 0, "split_seed", "a non-negative integer", self.split_seed)
         check(self.scaling in SCALINGS, "scaling", f"one of {SCALINGS}", self.scaling)

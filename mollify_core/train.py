@@ -1,6 +1,7 @@
 """`python -m mollify_core.train best_recipe.json`: trains one recipe alone, in plain PyTorch.
 
-On one CPU with the same number of threads it gives the very numbers that a sweep's trial gave.
+On one CPU with the same number of threads it gives the very numbers that a sweep's trial gave; as a trial's, they
+are of the validation images that choose.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class Training:
         index, self.epoch, self.progress = self.epoch, self.epoch + 1, None
         n_fit, repeat = len(self.data.fit), self.recipe.mollify.repeat
         held_out = self.data.validation
-        values = None if held_out is None else self.validate(epoch_images(n_fit, len(held_out)))
+        values = None if held_out is None else self.validate(epoch_images(n_fit, held_out.choosing))
         metrics = {
             "train_loss": loss / (n_fit * repeat),
             "train_error": errors / (n_fit * repeat),
@@ -201,9 +201,9 @@ class Training:
         return times[warm_up:]
 
     def final(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """What a finished model is judged by, on all of validation: (clean_* and corrupted_*, see `image_values`)."""
-        values = self.validate()
-        return validation_means(values), image_values(values)
+        """(clean_* and corrupted_* of the images that choose, `image_values` of those that judge), in one pass."""
+        choosing, judging = self.data.halves(self.validate())
+        return validation_means(choosing), image_values(judging)
 
     def _train_epoch(self, started: float, stop: Stop | None) -> tuple[float, float]:
         """(sum of losses, number of errors) over all fit images of all workers.

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mollify_core.datasets import Prepared
 from mollify_core.datasets.load import ImageSet
-from mollify_core.datasets.split import stratified_split, stratified_subset
+from mollify_core.datasets.split import judging_rows, stratified_split, stratified_subset
 from mollify_core.measure.validation import ValidationSet
 from mollify_core.recipe import Recipe
 
@@ -38,6 +39,19 @@ class TrainingData:
         """Whether the model is for use: no image is held out."""
         return self.validation is None
 
+    def halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Splits values of all validation images, of which there are some.
+
+        Args:
+            values: (cells, n, …) as of `ValidationSet.measure`.
+
+        Returns:
+            Those of the images that choose, and those of the images that judge: all where none only judges.
+        """
+        assert self.validation is not None
+        choosing = self.validation.choosing
+        return values[:, :choosing], values[:, choosing:] if choosing < len(self.validation) else values
+
 
 def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
     """(fit, validation): sorted row numbers of the official training images that a recipe trains and validates on."""
@@ -58,15 +72,17 @@ def training_data(
         device: where the images are to be.
         final: fit the validation images too, for a model to be used; none is held out then.
     """
-    images = prepared.tensors("train")
+    images, config = prepared.tensors("train"), recipe.data
     fit, validation = split_rows(images.labels.numpy(), recipe, prepared.fingerprint)
     chosen = images.select(np.union1d(fit, validation) if final else fit)
-    spec = prepared.spec
+    held_out, spec = None, prepared.spec
+    if not final:
+        part, seed = images.select(validation), config.split_seed
+        judging = judging_rows(part.labels.numpy(), config.judging_fraction, seed, prepared.fingerprint)
+        held_out = ValidationSet.make(part, seed=seed, device=device, judging=judging)
     return TrainingData(
         fit=type(images)(chosen.images.to(device), chosen.labels.to(device)),
-        validation=None
-        if final
-        else ValidationSet.make(images.select(validation), seed=recipe.data.split_seed, device=device),
+        validation=held_out,
         classes=spec.classes,
         mean=spec.mean,
         std=spec.std,

@@ -18,7 +18,7 @@ _EPILOG = """
 what is proved:
   - every trial ran exactly once to its end: one final state, its epochs' values without gap or double, in order
   - each trial's recipe is the base recipe with its parameters, and the same in the study, its folder and checkpoints
-  - metrics.jsonl and validation.npz agree with the study
+  - metrics.jsonl agrees with the study, and validation.npz too where all images that choose also judge
   - a pruned trial was told to stop by the stored answer of the pruner, and no other one was
   - no trial is left running, unless a driver on this machine holds the sweep
   - every checkpoint is whole: the sha256 of each of its files

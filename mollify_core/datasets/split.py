@@ -7,6 +7,7 @@ machine and with every version of NumPy, whose random streams may change.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int, fingerprint
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"Expected the validation fraction to be in (0, 1), but got {fraction!r}")
-    chosen = _choose(labels, fraction, f"split/{seed}/{fingerprint}")
+    chosen = _choose(labels, lambda n: max(1, round(n * fraction)), f"split/{seed}/{fingerprint}")
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
@@ -55,11 +56,34 @@ def stratified_subset(labels: np.ndarray, fraction: float, seed: int, fingerprin
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"Expected the training fraction to be in (0, 1], but got {fraction!r}")
-    return np.flatnonzero(_choose(labels, fraction, f"subset/{seed}/{fingerprint}"))
+    return np.flatnonzero(_choose(labels, lambda n: max(1, round(n * fraction)), f"subset/{seed}/{fingerprint}"))
 
 
-def _choose(labels: np.ndarray, fraction: float, stream: str) -> np.ndarray:
-    """(n,) bool: the rows with the smallest keys of each class."""
+def judging_rows(labels: np.ndarray, fraction: float, seed: int, fingerprint: str) -> np.ndarray:
+    """Row numbers of the validation images that only judge: round(n_c * fraction) of the n_c rows of each class.
+
+    They may be none of a class; but one row of each is left to choose by.
+
+    Args:
+        labels: (n,) integer classes of the validation images.
+        fraction: share that judges, in [0, 1).
+        seed: picks other rows.
+        fingerprint: of the data set, so that equal seeds choose differently from different data sets.
+
+    Returns:
+        Sorted int64 row numbers.
+
+    Raises:
+        ConfigError: `fraction` is out of range.
+        DataError: `labels` is not a vector of integers.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"Expected the judging fraction to be in [0, 1), but got {fraction!r}")
+    return np.flatnonzero(_choose(labels, lambda n: min(n - 1, round(n * fraction)), f"judging/{seed}/{fingerprint}"))
+
+
+def _choose(labels: np.ndarray, count: Callable[[int], int], stream: str) -> np.ndarray:
+    """(n,) bool: `count` of the n_c rows of each class, those with the smallest keys."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"Expected labels to be a vector of integers, but got {labels.dtype} of shape {labels.shape}")
@@ -67,6 +91,5 @@ def _choose(labels: np.ndarray, fraction: float, stream: str) -> np.ndarray:
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        count = max(1, round(len(rows) * fraction))
-        chosen[rows[np.argsort(keys[rows], kind="stable")[:count]]] = True
+        chosen[rows[np.argsort(keys[rows], kind="stable")[: count(len(rows))]]] = True
     return chosen

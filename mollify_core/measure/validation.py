@@ -1,12 +1,14 @@
 """The validation set, clean and under the held-out corruptions, and the objectives measured on it.
 
 Tuning never touches the test set or the fifteen corruptions of the benchmark: it sees only training images that were
-held out, and corruptions that are not among the fifteen.
+held out, and corruptions that are not among the fifteen. Some of these images may be set apart to judge only: the best
+of many trials looks better than it is on images that chose it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +27,7 @@ CELLS = 1 + len(HELDOUT) * len(SEVERITIES)
 BATCH = 512
 _EPOCH_SHARE = 0.05
 _EPOCH_MINIMUM = 64
+ENOUGH = 500  # images to choose by, or to judge by
 
 
 def check_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -41,35 +44,79 @@ def check_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def epoch_images(n_fit: int, n_validation: int) -> int:
-    """How many validation images an epoch's value is measured on.
+def epoch_images(n_fit: int, choosing: int) -> int:
+    """How many of the validation images that choose an epoch's value is measured on.
 
     A forward pass costs a third of a training step, so this many images in each cell cost about 5 % of an epoch;
     but at least 64 images (less is mostly chance), and never more than there are.
     """
-    return min(n_validation, max(_EPOCH_MINIMUM, int(3 * _EPOCH_SHARE * n_fit / CELLS)))
+    return min(choosing, max(_EPOCH_MINIMUM, int(3 * _EPOCH_SHARE * n_fit / CELLS)))
+
+
+def judging_note(choosing: int, judging: int) -> str:
+    """A sentence that warns of too few validation images; empty where each half has `ENOUGH`.
+
+    It names the difference in error that a half cannot tell from none: 1.96 s / sqrt(n), half of the 95 % interval of a
+    paired difference over n images. The standard deviation s of an image's difference is taken to be 0.5: one of two
+    models alone is right on a quarter of the images.
+
+    Args:
+        choosing: number of images that choose, at least 1.
+        judging: number of images that only judge.
+    """
+    if not judging:
+        return "No validation image only judges, so the answer comes from images that chose."
+    told = [
+        f"the {n} that {word} cannot tell apart errors closer than about {100 * 1.96 * 0.5 / math.sqrt(n):.2g} points"
+        for word, n in (("choose", choosing), ("judge", judging))
+        if n < ENOUGH
+    ]
+    reason = "where one of two models alone is right on a quarter of them"
+    return f"Fewer than {ENOUGH} validation images: {' and '.join(told)}, {reason}." if told else ""
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Validation images in a fixed random order, so that the first k rows are a fair subsample of any size.
+    """Validation images in a fixed random order: those that choose, then those that only judge.
+
+    So the first k rows are a fair subsample, of any size, of those that choose.
 
     Attributes:
         cells: (cells, n, channels, height, width) uint8: clean, then every held-out corruption at every severity.
         labels: (n,) int64.
+        choosing: how many images choose, in [0, n]; with n all of them also judge.
     """
 
     cells: Tensor
     labels: Tensor
+    choosing: int
 
     @classmethod
-    def make(cls, images: ImageSet, *, seed: int, device: torch.device | str = "cpu") -> ValidationSet:
-        """Corrupts `images` (on the CPU, so that every device sees the same pixels) and moves all to `device`."""
+    def make(
+        cls,
+        images: ImageSet,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        judging: Sequence[int] | np.ndarray = (),
+    ) -> ValidationSet:
+        """Corrupts `images` (on the CPU, so that every device sees the same pixels) and moves all to `device`.
+
+        Args:
+            images: in the order of the official files.
+            seed: of the order and the corruptions.
+            device: where they are to be.
+            judging: (m,) row numbers of the images that only judge, see `split.judging_rows`.
+        """
         order = torch.randperm(len(images), generator=rng.generator(seed, "validation order"))
+        judges = torch.zeros(len(images), dtype=torch.bool)
+        judges[torch.as_tensor(judging, dtype=torch.int64)] = True
+        order = torch.cat([order[~judges[order]], order[judges[order]]])
         clean = images.images[order]
         cells = [clean]
         cells += [corrupt(clean, name, severity, seed=seed) for name in HELDOUT for severity in SEVERITIES]
-        return cls(torch.stack(cells).to(device), images.labels[order].to(device))
+        choosing = len(images) - int(judges.sum())
+        return cls(torch.stack(cells).to(device), images.labels[order].to(device), choosing)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,6 +140,8 @@ class ValidationSet:
 def validation_means(values: Tensor) -> dict[str, float]:
     """Metrics named clean_* and corrupted_* from the values of `ValidationSet.measure` (cells, n, 5).
 
+    A trial's are those of the images that choose.
+
     Corrupted metrics are unweighted means over the corruption cells, as the benchmark's are; ECE is pooled over the
     images of a cell.
     """
@@ -105,6 +154,8 @@ def validation_means(values: Tensor) -> dict[str, float]:
 
 def image_values(values: Tensor) -> dict[str, np.ndarray]:
     """What comparisons and pictures need, from the values of `ValidationSet.measure` (cells, n, 5).
+
+    A trial's, in its validation.npz, are those of the images that only judge, or of all where there are none.
 
     Per-image NLL and error (n,), clean and as the mean over the corruption cells; and "bins" (cells, 3, bins) float64:
     number of images, accuracy and mean confidence by confidence, see `calibration.reliability`.

@@ -45,6 +45,19 @@ def test_any_change_changes_the_hash():
     assert len({r.hash for r in changed}) == len(changed)
 
 
+def test_a_later_setting_at_its_default_leaves_hash_and_json_as_they_were():
+    recipe = Recipe()
+    expected = ("8c9bddffcaff",) * 2  # of version 0.1
+    assert (recipe.with_(lr=0.03).hash, recipe.with_(lr=0.03, judging_fraction=0.0).hash) == expected
+        "8c9bddffcaff",
+        "8c9bddffcaff",
+    )
+    assert "judging_fraction" not in recipe.to_json()
+    judged = recipe.with_(judging_fraction=0.5)
+    assert judged.to_dict()["data"]["judging_fraction"] == 0.5
+    assert Recipe.from_json(judged.to_json()) == judged != recipe
+
+
 def test_hash_is_equal_in_another_process():
     code = "from mollify_core.recipe import Recipe; print(Recipe().with_(lr=0.03, max_blur=7).hash)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -67,6 +80,7 @@ def test_defaults_are_the_papers():
         ({"lr": "fast"}, "`lr` to be a number, but got 'fast'"),
         ({"lr": float("nan")}, "`lr` to be a number"),
         ({"lr": True}, "`lr` to be a number"),
+        ({"judging_fraction": 0.95}, "`judging_fraction` to be in [0, 0.9], but got 0.95"),
         ({"epochs": 1.5}, "`epochs` to be an integer, but got 1.5"),
         ({"epochs": 0}, "`epochs` to be a positive integer, but got 0"),
         ({"max_noise": 0}, r"`max_noise` to be in (0, 1], but got 0.0"),

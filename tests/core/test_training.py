@@ -22,9 +22,18 @@ from torch import nn
 
 from mollify_core import checkpoint, networks, rng
 from mollify_core.batch import make_batch, times
+from mollify_core.corruptions.heldout import HELDOUT, corrupt
+from mollify_core.datasets.split import judging_rows
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.matching import distortions
-from mollify_core.measure.validation import CELLS, OBJECTIVES, ValidationSet, epoch_images, validation_means
+from mollify_core.measure.validation import (
+    CELLS,
+    OBJECTIVES,
+    ValidationSet,
+    epoch_images,
+    judging_note,
+    validation_means,
+)
 from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
 from mollify_core.presets import PLAIN
@@ -45,6 +54,7 @@ SMALL = Recipe().with_(
     epochs=3,
     lr=0.05,
 )
+JUDGED = {"validation_fraction": 0.03, "judging_fraction": 0.5}
 VARIANTS = {
     "paper": {},
     "plain": {"p_clean": 1.0},
@@ -70,6 +80,7 @@ VARIANTS = {
     "matching, uncoupled": {"method": "matching", "label": "uncoupled"},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "warmup_epochs": 1, "clip_norm": 1.0},
     "ema": {"ema": 0.9, "label_smoothing": 0.1},
+    "judged": JUDGED,
     "final_bn": {"network": "presnet18", "final_bn": True, "train_fraction": 0.03},
 }
 
@@ -97,7 +108,9 @@ def test_resumes_bit_equal(variant, digits, tmp_path):
     assert {k: v for k, v in resumed[-1].items() if k not in timing} == {
         k: v for k, v in reports[-1].items() if k not in timing
     }
-    assert whole.final()[0] == second.final()[0]
+    (metrics, images), (again, images_again) = whole.final(), second.final()
+    assert metrics == again
+    np.testing.assert_equal(images, images_again)
 
 
 def stop_after(steps: int) -> Callable[[], bool]:
@@ -302,6 +315,51 @@ def test_validation_subsample(digits):
     assert validation_means(everything)["clean_error"] != validation_means(everything)["corrupted_error"]
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_the_images_that_choose_come_first_in_the_order_of_all(fraction, digits):
+    images = digits.tensors("test").select(range(60))
+    judging = judging_rows(images.labels.numpy(), fraction, 3, "print")
+    validation = ValidationSet.make(images, seed=3, judging=judging)
+    order = torch.randperm(60, generator=rng.generator(3, "validation order"))
+    expected = torch.tensor(sorted(order.tolist(), key=set(judging.tolist()).__contains__))
+    assert validation.choosing == 60 - len(judging)
+    assert torch.equal(expected, order) == (fraction == 0)
+    assert torch.equal(validation.labels, images.labels[expected])
+    assert torch.equal(validation.cells[0], images.images[expected])
+    assert torch.equal(validation.cells[1], corrupt(images.images[expected], HELDOUT[0], 1, seed=3))
+
+
+def test_images_that_only_judge_change_no_value_of_a_trial(digits):
+    recipe = SMALL.with_({**JUDGED, "epochs": 1})
+    data = training_data(recipe, digits)
+    first, n = data.validation.choosing, len(data.validation)
+    assert 0 < first < n
+    assert first < epoch_images(len(data.fit), n), "an epoch's value could be of all"
+    labels = torch.cat([data.validation.labels[:first], (data.validation.labels[first:] + 1) % 10])
+    found = []
+    for of in (data, dataclasses.replace(data, validation=dataclasses.replace(data.validation, labels=labels))):
+        training = Training(recipe, of)
+        epoch = training.run_epoch().metrics
+        metrics, images = training.final()
+        assert {name: epoch[name] for name in metrics} == metrics  # the subsample is all that choose
+        assert len(images["clean_nll"]) == n - first
+        assert images["bins"][:, 0].sum(axis=1).tolist() == [n - first] * CELLS
+        found.append((metrics, images))
+    (metrics, images), (others, other_images) = found
+    assert metrics == others
+    assert all((images[name] != other_images[name]).any() for name in ("clean_nll", "corrupted_nll"))
+    values = training.validate()
+    assert validation_means(values[:, :first]) == metrics
+    np.testing.assert_array_equal(values[0, first:, 0].numpy(), other_images["clean_nll"])
+
+
+def test_few_images_are_warned_of():
+    assert judging_note(500, 500) == ""
+    assert "the 400 that judge cannot tell apart errors closer than about 4.9 points" in judging_note(500, 400)
+    assert "the 100 that choose cannot tell apart errors closer than about 9.8 points" in judging_note(100, 400)
+    assert "No validation image only judges" in judging_note(10, 0)
+
+
 # ---- several workers
 
 
@@ -335,8 +393,8 @@ def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: 
         return step(index, chosen, in_step, weight)
 
     training._step = recording  # type: ignore[method-assign]
-    metrics = training.run_epoch().metrics
-    torch.save({"state": training.network.state_dict(), "seen": seen, "metrics": metrics}, f"{out}/{world}-{rank}.pt")
+    found = {"metrics": training.run_epoch().metrics, "final": training.final()}
+    torch.save({"state": training.network.state_dict(), "seen": seen, **found}, f"{out}/{world}-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
 
@@ -349,7 +407,8 @@ def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
     129 images make the last step ragged; with batches of two, one worker has nothing in it. Batches that are no
     multiple of the workers have a larger share here and there.
     """
-    recipe = SMALL.with_(batch_size=batch_size, train_fraction=0.2, precision="float32", p_clean=1.0, augment=())
+    plain = {"precision": "float32", "p_clean": 1.0, "augment": ()}
+    recipe = SMALL.with_(batch_size=batch_size, train_fraction=0.2, **plain, **JUDGED)
     data = training_data(recipe, digits)
     data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
     context = mp.get_context("fork")
@@ -371,11 +430,14 @@ def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
     for other in others:
         assert same(first["state"], other["state"])
         assert first["metrics"]["corrupted_nll"] == other["metrics"]["corrupted_nll"]
+        np.testing.assert_equal(first["final"], other["final"])
     if batch_size == 256:
         for name, value in one["state"].items():
             torch.testing.assert_close(first["state"][name], value, rtol=1e-5, atol=1e-6)
         assert first["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], rel=1e-5)
         assert first["metrics"]["corrupted_nll"] == pytest.approx(one["metrics"]["corrupted_nll"], rel=1e-4)
+        assert first["final"][0]["corrupted_nll"] == pytest.approx(one["final"][0]["corrupted_nll"], rel=1e-4)
+        np.testing.assert_allclose(first["final"][1]["clean_nll"], one["final"][1]["clean_nll"], rtol=1e-3)
 
 
 def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, out: str, stop: int | None) -> None:
@@ -447,6 +509,17 @@ def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
     assert "Set aside the checkpoint of epoch 3" in again
     assert "epoch 2/3" not in again
     assert whole.splitlines()[-10:] == again.splitlines()[-10:]
+
+
+def test_train_command_gives_a_trials_metrics_of_the_images_that_choose(digits, tmp_path, capsys):
+    recipe = SMALL.with_({**JUDGED, "epochs": 1})
+    training = Training(recipe, training_data(recipe, digits))
+    training.run_epoch()
+    metrics, _ = training.final()
+    path = tmp_path / "best_recipe.json"
+    path.write_text(json.dumps({"recipe": recipe.to_dict(), "metrics": metrics}))
+    assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
+    assert "equal to the sweep's trial" in capsys.readouterr().out
 
 
 def test_train_command_trains_on_validation_too_for_use(digits, tmp_path, capsys):

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from mollify_core.measure.comparison import Claim, Crossed, Parts
-from mollify_core.measure.power import DEFAULT_SEEDS, detectable
 from optuna.trial import FrozenTrial
 
 from mollify_core.amount import mean_strength
 from mollify_core.errors import ConfigError
 from mollify_core.measure import comparison, statistics
+from mollify_core.measure.comparison import Claim, Crossed, Parts
 from mollify_core.measure.contrast import Contrast
+from mollify_core.measure.power import DEFAULT_SEEDS, detectable
 from mollify_core.measure.statistics import Mean
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe

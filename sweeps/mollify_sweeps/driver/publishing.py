@@ -184,7 +184,7 @@ def _tested(sweep: Sweep, there: bool = False) -> Path | None:
 
 
 def per_image(store: Store, trials: Iterable[FrozenTrial]) -> dict[int, dict[str, np.ndarray]]:
-    """Values over the validation images of trials that are compared image by image."""
+    """Values over the validation images that judge, of trials that are compared image by image."""
     result = {}
     for trial in trials:
         data = retry(functools.partial(store.read, f"{trial_folder(trial.number)}/validation.npz"))

@@ -28,7 +28,7 @@ def ready(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, device: torch.dev
         device: where.
     """
     images = ImageSet(sample.images.to(device), sample.labels.to(device))
-    nothing = ValidationSet(images.images[None, :0], images.labels[:0])
+    nothing = ValidationSet(images.images[None, :0], images.labels[:0], 0)
     data = TrainingData(images, nothing, spec.classes, spec.mean, spec.std, "")
     return Training(recipe, data, Worker(device=device))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from mollify_core.datasets.split import judging_rows
+from mollify_core.measure.validation import judging_note
+from mollify_core.training_data import split_rows
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.study import budget
@@ -27,7 +30,10 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images")
+    judging, warning = _judging(sweep)
+    table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
+    if warning:
+        table.add_row("", f"[yellow]{warning}[/]")
     if not prepared.verified:
         table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
@@ -75,3 +81,15 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
     table.add_row("study", setup.description.study_url)
     console.print(table)
+
+
+def _judging(sweep: Sweep) -> tuple[str, str]:
+    """How many validation images choose and how many only judge, and a warning of too few; empty where all choose."""
+    data, prepared = sweep.base.data, sweep.prepared
+    if not data.judging_fraction:
+        return "", ""
+    labels = prepared.labels("train")
+    held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
+    judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
+    choosing = len(held_out) - judging
+    return f", of which {choosing} choose and {judging} judge", judging_note(choosing, judging)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from mollify_core.measure.search_curve import expected_best
 from optuna.trial import FrozenTrial, TrialState
 
+from mollify_core.measure.search_curve import expected_best
 from mollify_sweeps.display.axes import Axis, Linear, Scale
 from mollify_sweeps.display.charts import SERIES, Line, Mark
 from mollify_sweeps.display.text import label, scale, shown

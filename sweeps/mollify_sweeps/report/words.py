@@ -151,6 +151,13 @@ def efforts(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def caveat(results: Results) -> str:
     """How far the figures can be trusted."""
+    if results.sweep.base_recipe.get("data", {}).get("judging_fraction", 0) > 0:
+        return (
+            "Each figure comes from one training seed. The best was chosen among "
+            f"{len(results.completed)} completed trials by the validation images that their values come from, so its "
+            "advantage in these is optimistic. The paired intervals are over validation images that chose nothing: "
+            "confirm them with further seeds and on the test set."
+        )
     return (
         f"Each figure comes from one training seed, and the best was chosen among {len(results.completed)} completed "
         "trials by these same validation images, so its advantage is optimistic: confirm it with further seeds and on "

@@ -18,6 +18,7 @@ import torch
 
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.preparation import Prepared
+from mollify_core.datasets.split import judging_rows
 from mollify_core.measure.validation import ValidationSet
 from mollify_core.recipe import Recipe
 from mollify_core.training_data import TrainingData, split_rows
@@ -31,7 +32,8 @@ class FeedInfo:
     Attributes:
         key: equal for equal images; what a worker keeps is kept under it.
         classes, mean, std, fingerprint: see `TrainingData`.
-        seed: of the order and the corruptions of validation.
+        seed: of the order and the corruptions of validation, and of which images only judge.
+        judging_fraction: share of the validation images that only judge.
     """
 
     key: str
@@ -40,6 +42,7 @@ class FeedInfo:
     std: tuple[float, ...]
     fingerprint: str
     seed: int
+    judging_fraction: float
 
 
 def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedInfo]:
@@ -51,9 +54,10 @@ def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedIn
     parts = {"fit": fit, "validation": validation}
     # One block each: a worker on the CPU reads it where it lies.
     shards = {name: ray.data.from_arrow(table.take(rows).combine_chunks()) for name, rows in parts.items()}
-    spec = prepared.spec
-    key = f"{prepared.fingerprint}-{recipe.data}"
-    return shards, FeedInfo(key, spec.classes, spec.mean, spec.std, prepared.fingerprint, recipe.data.split_seed)
+    spec, data = prepared.spec, recipe.data
+    key = f"{prepared.fingerprint}-{data}"
+    about = (spec.classes, spec.mean, spec.std, prepared.fingerprint, data.split_seed, data.judging_fraction)
+    return shards, FeedInfo(key, *about)
 
 
 _resident: dict[tuple, TrainingData] = {}
@@ -70,8 +74,9 @@ def training_data(info: FeedInfo, worker: Worker, shard: Callable[[str], Any]) -
     key = (info.key, worker.device)
     if key not in _resident:
         _resident.clear()  # one data set at a time: a process serves one sweep
-        fit = _pull(shard("fit"))
-        validation = ValidationSet.make(_pull(shard("validation")), seed=info.seed, device=worker.device)
+        fit, held_out = _pull(shard("fit")), _pull(shard("validation"))
+        judging = judging_rows(held_out.labels.numpy(), info.judging_fraction, info.seed, info.fingerprint)
+        validation = ValidationSet.make(held_out, seed=info.seed, device=worker.device, judging=judging)
         on_device = ImageSet(fit.images.to(worker.device), fit.labels.to(worker.device))
         _resident[key] = TrainingData(on_device, validation, info.classes, info.mean, info.std, info.fingerprint)
     return _resident[key]

@@ -43,6 +43,7 @@ from mollify_core.datasets import (
 )
 from mollify_core.datasets.__main__ import main
 from mollify_core.datasets.specs import ImageArchive, PickleArchive
+from mollify_core.datasets.split import judging_rows
 from mollify_core.datasets.unpickle import load_pickle
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
 
@@ -923,6 +924,19 @@ def test_splits_are_these_for_ever() -> None:
     labels = np.arange(40) % 4
     assert stratified_split(labels, 0.2, 0, "print")[1].tolist() == [9, 19, 25, 27, 28, 30, 34, 36]
     assert stratified_subset(labels, 0.2, 0, "print").tolist() == [0, 1, 2, 7, 16, 18, 27, 37]
+    assert judging_rows(labels, 0.2, 0, "print").tolist() == [7, 8, 9, 10, 25, 30, 31, 36]
+
+
+@given(labels=labels_strategy, fraction=st.floats(0, 0.9), seed=seeds)
+def test_judging_rows_are_stratified_repeatable_and_leave_one_of_each_class(
+    labels: np.ndarray, fraction: float, seed: int
+) -> None:
+    rows = judging_rows(labels, fraction, seed, "print")
+    assert (np.diff(rows) > 0).all()
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        assert (labels[rows] == label).sum() == min(count - 1, round(count * fraction))
+    np.testing.assert_array_equal(judging_rows(labels.astype(np.int32), fraction, seed, "print"), rows)
+    assert len(judging_rows(labels, 0.0, seed, "print")) == 0
 
 
 def test_split_depends_on_seed_and_fingerprint_and_looks_random() -> None:
@@ -942,6 +956,9 @@ def test_split_fractions_out_of_range(fraction: float) -> None:
     if fraction != 1:
         with pytest.raises(ConfigError, match="fraction"):
             stratified_subset(np.zeros(10, int), fraction, 0, "")
+    if fraction != 0:
+        with pytest.raises(ConfigError, match="judging fraction"):
+            judging_rows(np.zeros(10, int), fraction, 0, "")
 
 
 def test_split_labels_of_another_form() -> None:

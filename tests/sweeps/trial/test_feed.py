@@ -25,14 +25,19 @@ def started_ray():
     ray.shutdown()
 
 
-def test_the_images_come_from_the_object_store_as_they_are(digits, started_ray):
-    shards, info = feed.datasets(digits, RECIPE)
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_the_images_come_from_the_object_store_as_they_are(fraction, digits, started_ray):
+    recipe = RECIPE.with_(judging_fraction=fraction)
+    shards, info = feed.datasets(digits, recipe)
     assert shards.keys() == {"fit", "validation"}
-    alone = training_data(RECIPE, digits)
+    alone = training_data(recipe, digits)
     data = feed.training_data(info, Worker(), lambda name: shards[name].iterator())
     assert torch.equal(data.fit.images, alone.fit.images)
     assert torch.equal(data.fit.labels, alone.fit.labels)
     assert torch.equal(data.validation.cells, alone.validation.cells)
+    assert torch.equal(data.validation.labels, alone.validation.labels)
+    assert data.validation.choosing == alone.validation.choosing
+    assert (data.validation.choosing < len(data.validation)) == (fraction > 0)
     assert feed.training_data(info, Worker(), lambda name: None) is data  # kept for the next trial
     again = feed._pull(shards["fit"].iterator())
     assert again.images.data_ptr() == data.fit.images.data_ptr()  # all trials of a machine share one copy
