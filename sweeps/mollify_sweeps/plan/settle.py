@@ -43,7 +43,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 16},
 }
 _OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 60}
-_JUDGING = 0.5  # share of the validation images of a search that only judge
+# Half of the validation images of a search only judge. Of digits half are held out: few images to fit are a harder task.
+_HELD_OUT: dict[str, dict[str, float]] = {"digits": {"validation_fraction": 0.5, "judging_fraction": 0.5}}
+_JUDGING = {"judging_fraction": 0.5}
 
 
 def search(options: Search) -> Sweep:
@@ -61,8 +63,9 @@ def search(options: Search) -> Sweep:
     kept = _kept(options, base, prepared)
     if kept is not None:
         return kept
-    if not any(item.startswith("judging_fraction=") for item in options.training.settings):
-        base = base.with_(judging_fraction=_JUDGING)
+    said = [item.partition("=")[0] for item in options.training.settings]
+    held_out = _JUDGING if options.recipe else _HELD_OUT.get(spec.name, _JUDGING)
+    base = base.with_({name: value for name, value in held_out.items() if name not in said})
     side = spec.image_shape[-1]
     searched = space.load(options.space, base, side) if options.space else methods.built_in(names, side)
     base = base.with_(searched.fixed)
