@@ -11,6 +11,7 @@ from mollify_core import labels, networks
 from mollify_core.checkpoint import Checkpoint
 from mollify_core.errors import CheckpointError, first_line
 from mollify_core.normalise import Normalise
+from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
 from mollify_core.settings import SINK_MODES
 
@@ -86,7 +87,7 @@ class Classifier:
 
     def logits(self, x: Tensor) -> Tensor:
         """(batch, outputs) of network input (batch, channels, height, width), under the recipe's precision."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.optim.precision == "bf16"):
+        with autocast(self.recipe.optim.precision, x.device):
             return self.network(x.contiguous(memory_format=torch.channels_last))
 
     def __call__(self, images: Tensor) -> Tensor:

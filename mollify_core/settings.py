@@ -207,7 +207,8 @@ class Optim:
         label_smoothing: the baseline's fixed smoothing of every label, before any other, in [0, 1].
         clip_norm: largest norm of the gradient; None clips nothing.
         ema: decay per step of an average of the weights that is evaluated in their place, in [0, 1); 0 is off.
-        precision: "float32", or "bf16" autocast of the network (degradation is always float32).
+        precision: "float32", or "bf16" autocast of the network where the device has units for it (degradation is
+            always float32).
         compile: compile the network with `torch.compile` (up to a minute at the start).
     """
 

@@ -29,6 +29,7 @@ from mollify_core.classifier import Classifier, build_network
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from mollify_core.measure.validation import epoch_images, image_values, validation_means
 from mollify_core.normalise import Normalise
+from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
 from mollify_core.training_data import TrainingData
 from mollify_core.worker import Worker
@@ -306,7 +307,7 @@ class Training:
     def _backward(self, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
         """Adds the gradient of `scale` times the sum of losses; returns (sum of losses, number of errors)."""
         recipe, classes = self.recipe, self.data.classes
-        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=recipe.optim.precision == "bf16"):
+        with autocast(recipe.optim.precision, self.worker.device):
             logits = self._parallel(batch.x.contiguous(memory_format=torch.channels_last))
         loss = weight * losses(logits, batch, classes, recipe).sum()
         (loss * scale).backward()

@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 16},
 }
 _OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 60}
-# Half of the validation images of a search only judge. Of digits half are held out: few images to fit are a harder task.
+# Half of the validation images of a search only judge. Of digits half are held out: fewer to fit are a harder task.
 _HELD_OUT: dict[str, dict[str, float]] = {"digits": {"validation_fraction": 0.5, "judging_fraction": 0.5}}
 _JUDGING = {"judging_fraction": 0.5}
 

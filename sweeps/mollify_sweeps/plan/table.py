@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from mollify_core import precision
 from mollify_core.datasets.split import judging_rows
 from mollify_core.measure.validation import judging_note
 from mollify_core.training_data import split_rows
@@ -49,7 +51,10 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     if known:
         about = "; the methods take turns, each with its own search; the first of each has default settings"
     table.add_row("trials", state + (about if searching else ", a recipe and a seed each"))
-    table.add_row("each", f"{base.model.network}, up to {base.optim.epochs} epochs, {base.optim.precision}")
+    computed = base.optim.precision
+    if not place.gpus and sweep.address is None and precision.used(computed, torch.device("cpu")) != computed:
+        computed = "float32 (this CPU has no units for bf16)"
+    table.add_row("each", f"{base.model.network}, up to {base.optim.epochs} epochs, {computed}")
     if searching:
         shared = [n for n in setup.searched if all(n in search.space.searched for search in setup.searches)]
         table.add_row("search", f"{setup.description.sampler} over {', '.join(shared)}")

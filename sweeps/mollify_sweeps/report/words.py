@@ -31,7 +31,7 @@ def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
     sweep, attrs = results.sweep, best.user_attrs
     keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
     provenance = {"sweep": sweep.name, "trial": best.number, **{key: getattr(sweep, key) for key in keys}}
-    provenance |= {key: attrs[key] for key in ("threads", "device") if key in attrs}
+    provenance |= {key: attrs[key] for key in ("threads", "device", "precision") if key in attrs}
     return {"recipe": attrs["recipe"], "metrics": attrs.get("metrics", {}), "provenance": provenance}
 
 

@@ -20,7 +20,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from mollify_core import checkpoint
+from mollify_core import checkpoint, precision
 from mollify_core.errors import MollifyError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.training import Stop, Training
@@ -181,7 +181,9 @@ class Trial:
         writer.close(self.stop)
         path = f"{self.store.uri}/checkpoints/{checkpoint.name(training.epoch)}"
         attrs = {"folder": self.store.uri, "checkpoint": path}
-        attrs |= {"threads": self.setup.cpus, "device": self.worker.device.type, "workers": self.worker.world}
+        device = self.worker.device
+        attrs |= {"threads": self.setup.cpus, "device": device.type, "workers": self.worker.world}
+        attrs["precision"] = precision.used(self.recipe.optim.precision, device)
         if go_on:
             self.study.complete(self.number, attrs, metrics)
         else:
