@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mollify_core import presets
 from mollify_core.errors import ConfigError
-from mollify_core.presets import PRESETS
+from mollify_core.presets import PRESETS, preset
 from mollify_core.recipe import SETTINGS, Recipe, parse_setting, section_of
+from mollify_core.settings import LABELS, METHODS
 
 settings = st.fixed_dictionaries(
     {},
@@ -24,6 +25,8 @@ settings = st.fixed_dictionaries(
         "max_noise": st.floats(0, 1, exclude_min=True),
         "max_blur": st.none() | st.floats(0.3, 64),
         "p_clean": st.floats(0, 1),
+        "method": st.sampled_from(METHODS),
+        "label": st.sampled_from(LABELS),
         "nesterov": st.booleans(),
         "seed": st.integers(0, 2**63 - 1),
     },
@@ -61,6 +64,71 @@ def test_hash_is_equal_in_another_process():
     assert out == Recipe().with_(lr=0.03, max_blur=7).hash
 
 
+@pytest.mark.parametrize(
+    ("changes", "known"),
+    [
+        ({}, "ede0de807492"),
+        (preset("mollification"), "848652815141"),
+        (preset("plain"), "653444e14a68"),
+        (preset("matching"), "96aa252de56d"),
+        (preset("smoothing"), "ebbf18a7186b"),
+        (preset("hard"), "f909b7b79eb1"),
+        (preset("matching_published"), "5556b4e781ec"),
+        (preset("smoothing_published"), "f1f78b3522ae"),
+        (preset("hard_published"), "36cf5a7ef68f"),
+        ({"p_clean": 1.0}, "53b36985964b"),
+        ({"p_clean": 1.0, "method": "none", "label": "hard"}, "53b36985964b"),
+        ({"p_clean": 1.0, "label_smoothing": 0.1}, "9ae8a265aa4d"),
+        ({"lr": 0.03, "max_blur": 7}, "f65a85bec6b4"),
+        ({"arm": "smoothing", "fixed_epsilon": 0.2, "spread": "others"}, "76b74d61ccbd"),
+        ({"method": "matching", "label": "hard", "p_clean": 1.0}, "e5863abb9ca6"),
+        ({"arm": "matching", "seed": 3, "corrected": True}, "f01e265b42aa"),
+        ({"label_source": "nmi", "p_clean": 0.2, "seed": 1}, "4b5c51857879"),
+    ],
+)
+def test_hashes_are_those_of_version_0_1(changes, known):
+    assert Recipe().with_(changes).hash == known
+
+
+def test_new_pairs_have_hashes_of_their_own():
+    pairs = [Recipe().with_(method=method, label=label) for method in METHODS for label in LABELS]
+    assert len({recipe.hash for recipe in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("arm", "p_clean", "pair"),
+    [
+        ("off", 1 / 3, ("mollification", "coupled")),
+        ("off", 1.0, ("none", "hard")),
+        ("hard", 1.0, ("matching", "hard")),
+        ("smoothing", 0.5, ("matching", "fixed")),
+        ("matching", 1.0, ("matching", "coupled")),
+    ],
+)
+def test_recipes_of_format_1_are_read_and_written_in_the_words_of_now(arm, p_clean, pair):
+    rest = {"mollify": {"p_clean": p_clean}, "optim": {"label_smoothing": 0.1}}
+    old = Recipe.from_dict({"format": 1, "matching": {"arm": arm, "bins": 8}, **rest})
+    assert (old.method, old.label) == pair
+    assert (old.mollify.p_clean, old.matching.bins, old.optim.label_smoothing) == (p_clean, 8, 0.1)
+    assert old.get("arm") == arm
+    tree = old.to_dict()
+    assert (tree["format"], tree["method"], tree["label"]) == (2, *pair)
+    assert "arm" not in tree["matching"]
+    assert Recipe.from_dict(tree) == old
+    assert Recipe.from_dict({"format": 1, **rest}).get("arm") == "off"
+
+
+def test_arm_is_an_alias_where_settings_are_addressed_by_name():
+    assert "arm" not in SETTINGS
+    assert section_of("arm") == "matching"
+    recipe = Recipe().with_(arm=parse_setting("arm", "smoothing"))
+    assert recipe == Recipe().with_(method="matching", label="fixed")
+    assert recipe.with_(arm="off") == Recipe()
+    assert Recipe().with_({"arm": "matching"}, label="hard").get("arm") == "hard"  # the later counts
+    with pytest.raises(ConfigError, match="`arm` can say, but got 'none' with 'fixed'"):
+        Recipe().with_(method="none", label="fixed").get("arm")
+
+
 def test_defaults_are_the_papers():
     recipe = Recipe()
     expected = {"network": "presnet50", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128}
@@ -93,7 +161,11 @@ def test_defaults_are_the_papers():
         ({"warmup_epochs": 200}, "`warmup_epochs` to be at least 0 and below epochs, but got 200"),
         ({"ema": 1.0}, "`ema` to be in [0, 1), but got 1.0"),
         ({"clip_norm": 0}, "`clip_norm` to be positive, but got 0.0"),
+        ({"method": "molification"}, "Unknown method 'molification'; did you mean 'mollification'?"),
+        ({"label": "uncouple"}, "Unknown label 'uncouple'; did you mean 'uncoupled'?"),
+        ({"method": None}, "`method` to be a name, but got None"),
         ({"arm": "mi"}, "`arm` to be one of"),
+        ({"arm": False}, "`arm` to be a name, but got False"),
         ({"seed": -1}, "`seed` to be an integer in [0, 2**63)"),
     ],
 )
@@ -112,6 +184,11 @@ def test_bad_settings_say_what_was_expected_and_what_came(changes, says):
         ({"lr": 1}, "'lr' belongs inside 'optim'"),
         ({"optim": 3}, "section 'optim' to be a mapping"),
         ({"format": 99}, "format 99"),
+        ({"format": 2, "matching": {"arm": "off"}}, "Unknown recipe key matching.arm"),
+        ({"format": 1, "matching": {"arm": ["off"]}}, "`arm` to be one of"),
+        ({"format": 1, "label": "hard"}, "`label` in a recipe of format 2 without `arm`"),
+        ({"method": "none", "matching": {"arm": "hard"}}, "`method` in a recipe of format 2 without `arm`"),
+        ({"arm": "hard"}, "'arm' belongs inside 'matching'"),
         ([1], "mapping, but got list"),
     ],
 )
@@ -153,9 +230,9 @@ def test_every_preset_is_a_recipe_that_the_command_prints(name, capsys):
     assert recipe == Recipe().with_(dataset="cifar100", **presets.preset(name))
 
 
-def test_the_fair_arms_differ_in_the_arm_only_and_the_published_one_in_what_the_paper_confounds():
+def test_the_fair_presets_differ_in_the_label_only_and_the_published_one_in_what_the_paper_confounds():
     hard, matching = (Recipe().with_(presets.preset(name)) for name in ("hard", "matching"))
-    assert hard.with_(arm="matching") == matching
+    assert hard.with_(label="coupled") == matching
     published = Recipe().with_(presets.preset("matching_published"))
     assert published == matching.with_(lr=5e-4, augment=(), constants_match=False)
 

@@ -50,7 +50,8 @@ def test_runs_are_different_recipes_with_the_scripts_settings(dataset, protocol)
     runs = grids.distinct(grids.mollification(dataset, list(grids.BLOCKS), ALL))
     recipes = {run.name: base.with_(run.settings) for run in runs}
     assert len({recipe.hash for recipe in recipes.values()}) == len(runs)
-    assert recipes["none, off"].mollify.p_clean == 1
+    assert (recipes["none, off"].method, recipes["none, off"].label) == ("none", "hard")
+    assert recipes["none, off"].hash == base.with_(p_clean=1.0).hash, "as kept grids said it"
     assert recipes["none, off"].data.augment == ()
     assert recipes["fcr+cutmix, mollified"].data.augment == ("flip", "crop", "rotate", "cutmix")
     assert recipes["fcr+trivaug, noise only"].mollify.noise_share == 1
@@ -75,11 +76,11 @@ def test_blocks_and_augmentations_can_be_chosen():
         grids.mollification("tin", [1], ["fcr+trivag"])
 
 
-def test_fair_arms_differ_in_the_label_only_and_published_ones_do_not():
+def test_fair_runs_differ_in_the_label_only_and_published_ones_do_not():
     fair, published = ({run.name: run.settings for run in grids.matching(p)} for p in grids.PROTOCOLS)
-    assert list(fair) == list(grids.ARMS.values())
+    assert list(fair) == list(grids.LABELS.values())
     differing = {k for k in fair["hard labels"] if len({str(s[k]) for s in fair.values()}) > 1}
-    assert differing == {"arm"}
+    assert differing == {"label"}
     assert published["information matching"]["lr"] == 5e-4
     assert published["information matching"]["augment"] == ()
     assert published["hard labels"]["lr"] == 1e-3
@@ -170,7 +171,7 @@ def test_a_difference_within_the_luck_of_seeds_is_not_told():
 def test_matching_tables_stand_beside_the_published_figures():
     records = [
         record(
-            arm,
+            run,
             seed,
             grid="matching",
             dataset="cifar100",
@@ -178,7 +179,7 @@ def test_matching_tables_stand_beside_the_published_figures():
             robust_accuracy_blur=0.4,
             distorted_blur_error=0.6,
         )
-        for arm in grids.ARMS.values()
+        for run in grids.LABELS.values()
         for seed in (0, 1, 2)
     ]
     text = grid_report.summary(records, [replace(SWEEP, dataset="cifar100")])
@@ -199,8 +200,8 @@ def test_plots_are_drawn_for_what_is_there():
     assert grid_plots.draw(records).keys() == {f"cifar100_{kind}" for kind in kinds}
     few = [r for r in records if r["run"] in ("fcr, off", "fcr, mollified")]
     assert grid_plots.draw(few).keys() == {"cifar100_augmentations"}
-    arms = [record(arm, 0, grid="matching") for arm in grids.ARMS.values()]
-    assert grid_plots.draw(arms).keys() == {"cifar10_arms"}
+    labels = [record(run, 0, grid="matching") for run in grids.LABELS.values()]
+    assert grid_plots.draw(labels).keys() == {"cifar10_labels"}
 
 
 # ---- as a user

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,9 +15,10 @@ import evaluate
 import search
 import status
 from mollify_core.datasets.options import DataOptions
+from mollify_core.recipe import Recipe
 from mollify_sweeps.driver import publishing
 from mollify_sweeps.inspection.state import look
-from mollify_sweeps.plan import settle
+from mollify_sweeps.plan import rehearsal, settle
 from mollify_sweeps.plan.options import Command, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.database import check_same
@@ -111,6 +113,35 @@ def test_the_trial_that_was_cut_off_is_handed_out_again_and_the_next_one_is_draw
     trials = study._frozen()
     assert trials[2].params == UNBROKEN[2]["params"]
     assert trials[1].state == TrialState.COMPLETE
+
+
+def test_a_kept_sweep_over_plain_training_still_mollifies_where_it_draws_so(
+    kept: Path, tmp_path: Path, digits: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its base recipe, of format 1, has `p_clean` 1; read now it has the method "none"."""
+    tree = json.loads((kept / "stopped" / "sweep.json").read_text())["base_recipe"]
+    tree["mollify"]["p_clean"] = 1.0
+    (tmp_path / "plain.json").write_text(json.dumps(tree))
+    assert Recipe.from_dict(tree).method == "none"
+    monkeypatch.setattr(rehearsal, "seconds_per_trial", lambda *_: None)
+    options = dataclasses.replace(options_of(kept), recipe=str(tmp_path / "plain.json"), trials=6, name="plain")
+    sweep = settle.search(options)
+    old = dataclasses.replace(sweep.setup.description, base_recipe=tree)
+    sweep.local.mkdir()
+    sweep.setup.location.make(old)
+    study = SweepStudy(sweep.setup)
+    recipes = []
+    for _ in range(6):
+        assignment = study.next()
+        assert assignment is not None
+        recipes.append(Recipe.from_dict(assignment["recipe"]))
+    assert [recipe.method for recipe in recipes] == ["mollification", "none", *["mollification"] * 4]
+    assert all(recipe.mollify.p_clean < 1 and recipe.label == "coupled" for recipe in recipes[2:])
+    known = sweep.setup.location.load("plain")
+    assert known is not None
+    for trial, recipe in zip(known.trials, recipes, strict=True):
+        own = {"arm": "off", **trial.params, **trial.user_attrs.get("settings", {})}
+        assert recipe.hash == Recipe.from_dict(tree).with_(own).hash
 
 
 def test_a_running_sweep_has_a_page(kept: Path, digits: object, monkeypatch: pytest.MonkeyPatch) -> None:

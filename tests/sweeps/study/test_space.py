@@ -41,8 +41,10 @@ def test_built_in_space_holds_the_papers_schedule():
         "lr": 0.05,
         "weight_decay": 5e-4,
     }
-    assert paper.settings.items() >= {"beta_a": 1.0, "min_blur": 0.3, "label_mode": "ls", "arm": "off"}.items()
+    assert paper.settings.items() >= {"beta_a": 1.0, "min_blur": 0.3, "label_mode": "ls"}.items()
+    assert (paper.settings["method"], paper.settings["label"]) == ("mollification", "coupled")
     assert plain.params["p_clean"] == 1.0
+    assert (plain.settings["method"], plain.settings["label"]) == ("none", "hard")
     for reference in (paper, plain):
         assert not set(reference.params) & set(reference.settings)
         recipe = BASE.with_({**reference.params, **reference.settings})
@@ -75,6 +77,33 @@ def test_references_outside_a_narrowed_space_are_settings_of_their_own(tmp_path)
     assert paper.settings["max_noise"] == 1.0
     assert plain.params["p_clean"] == 0.4
     assert plain.settings["p_clean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "params"),
+    [
+        ("method: [none, mollification]", [{"method": "mollification"}, {"method": "none"}]),
+        ("label: [hard, coupled]", [{"label": "coupled"}, {"label": "hard"}]),
+        ("arm: ['off', matching]", [{"arm": "off"}, {"arm": "off"}]),
+        ("arm: [hard, matching]", [{"arm": "hard"}, {"arm": "hard"}]),  # neither is what the references train
+    ],
+)
+@pytest.mark.parametrize("base", [BASE, BASE.with_(method="none", label="fixed"), BASE.with_(arm="matching")])
+def test_methods_and_labels_can_be_searched_also_in_old_words(text, params, base, tmp_path):
+    found = space.references(space.load(write(tmp_path, text), base, 32), base, 32)
+    assert [reference.params for reference in found] == params
+    paper, plain = (base.with_({**reference.params, **reference.settings}) for reference in found)
+    assert paper == BASE
+    assert plain.hash == BASE.with_(p_clean=1.0).hash
+
+
+def test_plain_training_is_varied_as_mollification_of_no_image():
+    """What is drawn for `p_clean` counts, whichever way the base recipe says it."""
+    plain = BASE.with_(p_clean=1.0, method="none", label="hard")
+    assert space.varied(plain, {"p_clean": None}) == BASE.with_(p_clean=1.0)
+    assert space.varied(plain, {"lr": None}) == plain
+    for other in (BASE, plain.with_(p_clean=0.5), plain.with_(label="fixed"), plain.with_(method="matching")):
+        assert space.varied(other, {"p_clean": None}) == other
 
 
 @pytest.mark.parametrize(
