@@ -54,7 +54,7 @@ SMALL = Recipe().with_(
     epochs=3,
     lr=0.05,
 )
-JUDGED = {"validation_fraction": 0.03, "judging_fraction": 0.5}
+JUDGED = {"validation_fraction": 0.02, "judging_fraction": 0.5, "train_fraction": 0.03, "precision": "float32"}
 VARIANTS = {
     "paper": {},
     "plain": {"p_clean": 1.0},
@@ -407,8 +407,8 @@ def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
     129 images make the last step ragged; with batches of two, one worker has nothing in it. Batches that are no
     multiple of the workers have a larger share here and there.
     """
-    plain = {"precision": "float32", "p_clean": 1.0, "augment": ()}
-    recipe = SMALL.with_(batch_size=batch_size, train_fraction=0.2, **plain, **JUDGED)
+    plain = {"p_clean": 1.0, "augment": ()}
+    recipe = SMALL.with_({**JUDGED, **plain, "batch_size": batch_size, "train_fraction": 0.2})
     data = training_data(recipe, digits)
     data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
     context = mp.get_context("fork")
