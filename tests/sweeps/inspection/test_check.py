@@ -26,9 +26,10 @@ from mollify_core.training import Training
 from mollify_core.training_data import training_data
 from mollify_core.worker import Worker
 from mollify_sweeps.inspection.check import Check
-from mollify_sweeps.inspection.check_trial import Finding
+from mollify_sweeps.inspection.check_trial import Finding, TrialCheck
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.database import Location
+from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.study import SweepStudy
 from mollify_sweeps.trial.trial import Writer
 from servers import moto
@@ -408,6 +409,19 @@ def test_what_a_killed_process_leaves_is_only_noted(folder):
         "trial 0: note: the damaged checkpoint bad-epoch-0001 was set aside",
         "trial 0: note: the checkpoint epoch-0001 is unfinished: a killed process left it",
     ]
+
+
+def test_values_of_images_that_only_judge_are_not_held_against_the_trials(folder):
+    array(folder, 0)
+    sweep = Description.from_json((folder / "sweep.json").read_text())
+    study = Location.of_file(folder / "study.sqlite").load("s")
+    assert study is not None
+    trial = study.trials[0]
+    for fraction, said in ((0.0, True), (0.5, False)):
+        trial.user_attrs["recipe"]["data"]["judging_fraction"] = fraction
+        found: list[Finding] = []
+        TrialCheck(Store(str(folder)), sweep, trial, {}, found).check(driven=False)
+        assert any("validation.npz" in finding.message for finding in found) == said
 
 
 def test_a_trial_may_run_while_a_driver_holds_the_sweep(folder):

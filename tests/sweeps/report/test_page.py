@@ -210,6 +210,19 @@ def test_answers_that_are_not_yes(tmp_path: Path) -> None:
     assert "There is no answer: plain training" in words(html_report.page(Results(make_study(3, references=False))))
 
 
+def test_images_that_chose_nothing_may_say_no() -> None:
+    study = make_study(8, objectives=("corrupted_error",))
+    told = study.user_attrs["sweep"]
+    told["base_recipe"]["data"]["judging_fraction"] = 0.5
+    study.set_user_attr("sweep", told)
+    values = measured(study, {"best": 0.3, "paper": 0.2, "plain": 0.1})
+    text = words(html_report.page(Results(study), per_image=values))
+    assert re.search(r"No: on images that chose nothing, the best trial's corrupted error is [\d.]+ points", text)
+    assert "above plain training's." in text
+    assert "The paired intervals are over validation images that chose nothing" in text
+    assert "these same validation images" not in text
+
+
 def test_plain_training_may_be_the_best() -> None:
     study = make_study(0, references=False)
     for reference, value in (("paper", 2.0), ("plain", 1.0)):
