@@ -8,7 +8,7 @@ import torch
 
 from mollify_core.checkpoint import KEEP
 from mollify_core.datasets import DatasetSpec, ImageSet
-from mollify_core.measure.validation import CELLS, ValidationSet
+from mollify_core.measure.validation import CELLS, ValidationSet, epoch_images
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
 from mollify_core.training_data import TrainingData
@@ -54,7 +54,9 @@ def seconds_per_trial(
         per_image = statistics.median(training.rehearse(_SECONDS, _STEPS)) / training.images_per_step
     finally:
         torch.set_num_threads(threads)
-    validation = 0.05 * n_fit * recipe.optim.epochs + n_val * CELLS / 3
+    # A forward pass costs a third of a step.
+    each = epoch_images(n_fit, round(n_val * (1 - recipe.data.judging_fraction)))
+    validation = (each * recipe.optim.epochs + n_val) * CELLS / 3
     return per_image / placement.workers.most * (n_fit * recipe.optim.epochs + validation)
 
 
