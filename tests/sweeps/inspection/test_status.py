@@ -306,7 +306,7 @@ def test_tables_show_what_is_in_them(sweep_in, tmp_path):
     for part in (
         "(unverified)",
         "5/8, 3 complete, 1 pruned, 1 failed, 1 cut off",
-        "the paper's schedule",
+        "the paper's default schedule",
         "1/3",
         "lr=",
     ):

@@ -119,15 +119,17 @@ def test_a_kept_sweep_over_plain_training_still_mollifies_where_it_draws_so(
     kept: Path, tmp_path: Path, digits: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its base recipe, of format 1, has `p_clean` 1; read now it has the method "none"."""
-    tree = json.loads((kept / "stopped" / "sweep.json").read_text())["base_recipe"]
+    description = json.loads((kept / "stopped" / "sweep.json").read_text())
+    tree = description["base_recipe"]
     tree["mollify"]["p_clean"] = 1.0
     (tmp_path / "plain.json").write_text(json.dumps(tree))
+    (kept / "plain").mkdir()
+    (kept / "plain" / "sweep.json").write_text(json.dumps({**description, "name": "plain"}))
     assert Recipe.from_dict(tree).method == "none"
     monkeypatch.setattr(rehearsal, "seconds_per_trial", lambda *_: None)
     options = dataclasses.replace(options_of(kept), recipe=str(tmp_path / "plain.json"), trials=6, name="plain")
     sweep = settle.search(options)
     old = dataclasses.replace(sweep.setup.description, base_recipe=tree)
-    sweep.local.mkdir()
     sweep.setup.location.make(old)
     study = SweepStudy(sweep.setup)
     recipes = []
@@ -182,7 +184,7 @@ def test_the_command_that_made_one_goes_on_to_the_end_of_an_unbroken_one(
         (b"", "JSON"),
         (b"[" * 100_000, "JSON"),
         (b"[]", "to be a mapping, but got list"),
-        (b'{"format": 99}', "format 1 to 2, but got 99"),
+        (b'{"format": 99}', "format 1 to 3, but got 99"),
         (b'{"format": 2}', "to hold `name`"),
     ],
 )

@@ -142,7 +142,7 @@ def test_samplers_are_a_function_of_seed_and_study(name):
     def run() -> list[dict]:
         study = optuna.create_study()
         for number in range(9):
-            study.sampler = sampling.make_sampler(name, number, built_in.searched, built_in.grid(3))
+            study.sampler = sampling.make_sampler(name, number, built_in.searched, built_in.grid(3), 6)
             trial = study.ask(fixed_distributions=built_in.searched)
             study.tell(trial, sum(v for v in trial.params.values() if isinstance(v, float)))
         return [t.params for t in study.trials]
@@ -168,7 +168,7 @@ def test_tpe_proposes_what_optunas_own_does():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     options = {"n_startup_trials": 6, "multivariate": True, "constant_liar": True}
     own = run(lambda number: optuna.samplers.TPESampler(seed=number, **options))
-    assert run(lambda number: sampling.make_sampler("tpe", number, searched, {})) == own
+    assert run(lambda number: sampling.make_sampler("tpe", number, searched, {}, 6)) == own
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 30, 300])

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 import setups
 from mollify_core.errors import ConfigError, StorageError
 from mollify_core.recipe import Recipe
-from mollify_sweeps.study import space
+from mollify_sweeps.study import methods, space
 from mollify_sweeps.study.database import Location, study_errors
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import SweepStudy
@@ -195,8 +195,7 @@ def test_a_grid_is_visited_point_by_point_also_when_trials_fail_or_the_driver_di
     searched = space.Space(ranges, {})
     setup = dataclasses.replace(
         make_setup(tmp_path, sampler="grid", space=searched.describe()),
-        space=searched,
-        references=space.references(searched, BASE, 32),
+        searches=(methods.Search("", {}, searched, space.references(searched, BASE, 32)),),
         trials=9 + 2,
         max_failures=9,
     )
