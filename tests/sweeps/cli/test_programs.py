@@ -127,14 +127,13 @@ def test_a_second_driver_is_refused(capsys):
 
 
 def test_dry_run_starts_nothing(capsys):
-    judged = ("--set", "judging_fraction=0.5")
-    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error", *judged]) == 0
+    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error"]) == 0
     out = capsys.readouterr().out
     for text in (
-        "and 287 validation images, of which 147 choose and 140 judge",
-        "Fewer than 500 validation images: the 147 that choose cannot tell apart errors closer than about 8.1 points",
-        "12; 0 is the paper's default schedule",
-        "resnet20, up to 12 epochs",
+        "and 575 validation images, of which 289 choose and 286 judge",
+        "Fewer than 500 validation images: the 289 that choose cannot tell apart errors closer than about 5.8 points",
+        "12; the methods take turns, each with its own search",
+        "resnet8, up to 10 epochs",
         "Optuna prunes on one objective only",
     ):
         assert text in " ".join(out.split())
@@ -162,8 +161,8 @@ def test_a_folder_of_images_by_path_and_by_name(capsys, tmp_path):
         plans.append(" ".join(capsys.readouterr().out.split()))
     for plan in plans:
         assert "Sweep photos-resnet20-" in plan
-        assert "photos: 52 fit and 12 validation images trials" in plan  # of 64; 16 are for testing
-        assert "50; 0 is the paper's default schedule" in plan
+        assert "photos: 52 fit and 12 validation images, of which 6 choose and 6 judge" in plan  # 16 are for testing
+        assert "60; the methods take turns" in plan
         assert "UNVERIFIED" not in plan
     assert plans[0].split()[:2] == plans[1].split()[:2]  # one sweep: the name is made of the settings
 
