@@ -25,7 +25,7 @@ from mollify_core.errors import ConfigError, DataError, MollifyError, StorageErr
 from mollify_sweeps.inspection.check_trial import Files, Finding, TrialCheck, numbers
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
-from mollify_sweeps.study.database import Location, quiet_optuna, study_errors
+from mollify_sweeps.study.database import Location, differences, quiet_optuna, study_errors
 from mollify_sweeps.study.description import Description, description_of
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.reading import copy_study, locate, name_of
@@ -187,8 +187,7 @@ class Check:
         *,
         driven: bool,
     ) -> None:
-        kept, own = description.identity if description else {}, told.identity
-        different = [key for key, value in kept.items() if value != own[key]]
+        different = differences(told, description) if description else []
         if different:
             self._find(f"{SWEEP} and the study differ in {', '.join(different)}")
         numbers = {t.number for t in trials}

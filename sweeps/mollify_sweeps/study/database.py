@@ -165,10 +165,7 @@ def check_same(study: Ledger, description: Description) -> None:
         return  # killed when it was being made
     if known is None:
         raise ConfigError(f"Study {study.name!r} was not made by mollify; give the sweep another --name")
-    old, new = known.identity, description.identity
-    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if "base_recipe" in different and _base(known).hash == _base(description).hash:
-        different.remove("base_recipe")  # written before a setting existed that has its default here, or in old words
+    different = differences(known, description)
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}
         what = " and ".join(words.get(k, k) for k in different)
@@ -178,8 +175,18 @@ def check_same(study: Ledger, description: Description) -> None:
         )
 
 
-def _base(description: Description) -> Recipe:
-    return Recipe.from_dict(description.base_recipe)
+def differences(known: Description, other: Description) -> list[str]:
+    """In what two descriptions are of different sweeps.
+
+    Base recipes are the same that train the same: one may be in old words, or written before a setting existed that
+    has its default in the other.
+    """
+    old, new = known.identity, other.identity
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    with contextlib.suppress(ConfigError):  # of a damaged one: it is different
+        if "base_recipe" in different and len({Recipe.from_dict(d["base_recipe"]).hash for d in (old, new)}) == 1:
+            different.remove("base_recipe")
+    return different
 
 
 def answers(trial: FrozenTrial) -> list[dict[str, Any]]:

@@ -70,6 +70,17 @@ def test_the_checker_finds_them_sound(kept: Path, capsys: pytest.CaptureFixture[
     assert "1 finding;" in shown
 
 
+def test_the_checker_takes_old_words_and_new_ones_for_the_same(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A driver of now writes sweep.json anew; the study keeps the description that it was made with."""
+    path = kept / "finished" / "sweep.json"
+    tree = json.loads(path.read_text())
+    for changes, code in (({}, 0), ({"lr": 0.1}, 1)):
+        base = Recipe.from_dict(tree["base_recipe"]).with_(changes).to_dict()
+        path.write_text(json.dumps({**tree, "base_recipe": base}))
+        assert check.main([str(kept / "finished")]) == code
+    assert "sweep.json and the study differ in base_recipe" in capsys.readouterr().out
+
+
 def test_their_pages_are_written_at_any_time(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, says in (("finished", None), ("stopped", "Unfinished: 1 of 3 trials have ended.")):
         page = tmp_path / f"{name}.html"
