@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,14 +13,14 @@ from optuna.trial import TrialState
 
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
-from mollify_sweeps.study import methods, space
+from mollify_sweeps.study import budget, methods, space
 from mollify_sweeps.study.database import finished, progress
 from mollify_sweeps.study.ledger import METHOD, NUMBER
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.study import SweepStudy
 from setups import fair_setup, run_trials, study_of, told
 
-BASE = Recipe().with_(epochs=8, lr=0.02)
+BASE = Recipe().with_(epochs=4, lr=0.02)
 THREE = ("plain", "mollification", "matching")
 
 
@@ -28,10 +29,16 @@ def setup_of(folder: Path, trials: int = 9, *names: str, **changes: Any) -> Any:
     return fair_setup(folder, BASE, trials, *(names or THREE), shares=changes.pop("shares", {}), **changes)
 
 
-def test_methods_take_turns_in_studies_of_their_own_with_numbers_of_one_ledger(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path, 10)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished search of three methods with ten trials."""
+    setup = setup_of(tmp_path_factory.mktemp("whole"), 10)
     run_trials(SweepStudy(setup))
-    ledger = study_of(setup)
+    return setup
+
+
+def test_methods_take_turns_in_studies_of_their_own_with_numbers_of_one_ledger(whole: Any) -> None:
+    ledger = study_of(whole)
     assert [study.study_name for study in ledger.studies.values()] == [f"s/{name}" for name in THREE]
     trials = ledger.get_trials()
     assert [trial.number for trial in trials] == list(range(10))
@@ -46,17 +53,15 @@ def test_methods_take_turns_in_studies_of_their_own_with_numbers_of_one_ledger(t
     assert progress(ledger)[2] == 10
 
 
-def test_shared_settings_are_searched_in_every_method_over_the_same_ranges(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path)
-    spaces = {search.name: search.space.searched for search in setup.searches}
+def test_shared_settings_are_searched_in_every_method_over_the_same_ranges(whole: Any) -> None:
+    spaces = {search.name: search.space.searched for search in whole.searches}
     shared = set(spaces["plain"])
     assert shared == {"lr", "weight_decay"}
     for name, own in spaces.items():
         assert {key: own[key] for key in shared} == spaces["plain"], name
     assert "max_noise" in spaces["mollification"]
     assert not set(spaces["mollification"]) & set(spaces["matching"]) - shared
-    run_trials(SweepStudy(setup))
-    for trial in study_of(setup).get_trials():
+    for trial in study_of(whole).get_trials():
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         name = trial.user_attrs[METHOD]
         assert (recipe.method, recipe.label) == {
@@ -68,10 +73,8 @@ def test_shared_settings_are_searched_in_every_method_over_the_same_ranges(tmp_p
         assert set(trial.params) == set(spaces[name])
 
 
-def test_first_trials_have_the_settings_that_nothing_chose(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path)
-    run_trials(SweepStudy(setup))
-    plain, paper, matching = study_of(setup).get_trials()[:3]
+def test_first_trials_have_the_settings_that_nothing_chose(whole: Any) -> None:
+    plain, paper, matching = study_of(whole).get_trials()[:3]
     recipes = [Recipe.from_dict(trial.user_attrs["recipe"]) for trial in (plain, paper, matching)]
     assert all(recipe.optim.lr == 0.02 for recipe in recipes)
     assert recipes[0] == BASE.with_(method="none", label="hard")
@@ -80,11 +83,14 @@ def test_first_trials_have_the_settings_that_nothing_chose(tmp_path: Path) -> No
 
 
 def test_shares_are_kept_from_the_first_trials_on(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path, 12, "plain", "mollification", shares={"mollification": 2.0})
-    run_trials(SweepStudy(setup))
-    by = [trial.user_attrs[METHOD] for trial in study_of(setup).get_trials()]
-    assert Counter(by) == {"plain": 4, "mollification": 8}
-    assert Counter(by[:6]) == {"plain": 2, "mollification": 4}
+    setup = setup_of(tmp_path, 6, "plain", "mollification", shares={"mollification": 2.0})
+    begun: Counter[str] = Counter()
+    for count in range(1, 13):
+        turn = methods.turn(setup.searches, begun, "tpe", 3)
+        assert turn is not None
+        begun[turn.name] += 1
+        assert abs(begun["mollification"] - 2 * count / 3) < 1
+    assert begun == {"plain": 4, "mollification": 8}
 
 
 def test_a_grid_ends_when_every_method_has_visited_its_points(tmp_path: Path) -> None:
@@ -102,12 +108,10 @@ def test_a_grid_ends_when_every_method_has_visited_its_points(tmp_path: Path) ->
         assert len(points) == count
 
 
-def test_a_restart_at_any_trial_changes_nothing(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path / "whole", 12)
-    run_trials(SweepStudy(setup))
-    again = setup_of(tmp_path / "again", 12)
-    while finished(study_of(again) if (tmp_path / "again/study.sqlite").exists() else None) < 12:
-        study, calls = SweepStudy(again), iter(range(9))
+def test_a_restart_at_any_trial_changes_nothing(whole: Any, tmp_path: Path) -> None:
+    again = setup_of(tmp_path / "again", 10)
+    while finished(study_of(again) if (tmp_path / "again/study.sqlite").exists() else None) < 10:
+        study, calls = SweepStudy(again), iter(range(17))
 
         def call(method: Any, *args: Any, left: Any = calls) -> Any:
             if next(left, None) is None:
@@ -118,10 +122,11 @@ def test_a_restart_at_any_trial_changes_nothing(tmp_path: Path) -> None:
             run_trials(study, call)
         except InterruptedError:
             continue
-    assert told(again) == told(setup)
-    assert {TrialState.COMPLETE, TrialState.PRUNED} <= {trial.state for trial in study_of(setup).get_trials()}
+    assert told(again) == told(whole)
+    assert {TrialState.COMPLETE, TrialState.PRUNED} <= {trial.state for trial in study_of(whole).get_trials()}
 
 
+@pytest.mark.slow
 def test_with_a_dozen_trials_a_method_sampler_and_pruner_do_something(tmp_path: Path) -> None:
     setup = setup_of(tmp_path, 24, "plain", "mollification")
     run_trials(SweepStudy(setup))
@@ -174,10 +179,8 @@ def test_where_only_a_methods_own_settings_are_searched_plain_training_is_one_tr
     assert by == ["plain", *["noise"] * 4]
 
 
-def test_results_compare_what_was_searched_alike(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path, 18)
-    run_trials(SweepStudy(setup))
-    results = Results(study_of(setup))
+def test_results_compare_what_was_searched_alike(whole: Any) -> None:
+    results = Results(study_of(whole))
     assert results.fair
     best = {name: results.of_method(name)[0] for name in THREE}
     assert results.compared["plain"].number == best["plain"].number
@@ -185,7 +188,34 @@ def test_results_compare_what_was_searched_alike(tmp_path: Path) -> None:
     assert results.compared["best"].number == best[others[0]].number
     assert results.compared[others[1]].number == best[others[1]].number
     assert results.compared["paper"].user_attrs["reference"] == f"{others[0]} default"
-    for effort in results.efforts.values():
-        assert sum(effort.counts.values()) == 6
-        assert 0 < effort.epochs <= 6 * 8
+    for name, effort in results.efforts.items():
+        assert sum(effort.counts.values()) == (4 if name == "plain" else 3)
+        assert 0 < effort.epochs <= 4 * 4
     assert set(results.searched(results.compared["plain"])) == {"lr", "weight_decay"}
+
+
+def test_a_budget_gives_methods_equal_training_time_and_begins_nothing_that_cannot_end(tmp_path: Path) -> None:
+    """An epoch of the stand-in says it took a second: a trial is four, plain training is pruned as others are."""
+    setup = setup_of(tmp_path, budget.UNBOUNDED, "plain", "mollification")
+    setup = dataclasses.replace(setup, budget=700.0, seconds=4.0)
+    assert setup.total is None
+    clock = iter(range(10**6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget.time, "monotonic", lambda: 20.0 * next(clock))
+        run_trials(SweepStudy(setup))
+    trials = study_of(setup).get_trials()
+    assert all(trial.state.is_finished() for trial in trials)
+    assert budget.spent(study_of(setup), 700.0)
+    assert not budget.spent(study_of(setup), 7200.0)
+    assert 0 < budget.used(study_of(setup)) <= 700.0 + 100
+    seconds: Counter[str] = Counter()
+    for trial in trials:
+        seconds[trial.user_attrs[METHOD]] += trial.user_attrs["epochs_done"]
+    assert abs(seconds["plain"] - seconds["mollification"]) <= 4
+
+
+def test_budgets_are_read() -> None:
+    assert [budget.parse(text) for text in ("90m", "1.5h", "1d 2h", "45s")] == [5400, 5400, 93600, 45]
+    for text in ("", "12", "h", "12h!", "0h"):
+        with pytest.raises(ConfigError, match="--budget to be a time"):
+            budget.parse(text)
