@@ -3,7 +3,7 @@
     uv run python benchmarks/load.py                 2,000 trials
     uv run python benchmarks/load.py --trials 300
 
-A whole real sweep: plan, Ray, the study's actor on SQLite with TPE and Hyperband, Tune, TensorBoard, live view. Only
+A whole real sweep: plan, Ray, the study's actor on SQLite with TPE and successive halving, Tune, TensorBoard, live view. Only
 the training is exchanged: an epoch of a trial is a formula and takes a millisecond.
 """
 

@@ -38,6 +38,9 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     """Trains what tells the methods from the other settings, with further seeds, and says what that shows."""
     results = Results(report.study)
     plan = confirmation.planned(report.sweep, results, options.confirm)
+    if not plan.runs:
+        console.print("\nThere is nothing to confirm: no trial of plain training, or none of a method, has completed.")
+        return 0
     seen = per_image(report.sweep.store, results.compared.values())
     console.print(f"\n{confirmation.outlook(results, seen, options.confirm)}", highlight=False, markup=False)
     carried = carry_out(console, confirmation.settle_again(report.sweep, plan, options), dry_run=False)

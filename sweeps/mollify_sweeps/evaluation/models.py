@@ -39,7 +39,7 @@ def find(names: Sequence[str], warn: Callable[[str], None], study_url: str | Non
 
     Args:
         names: each a path or URI, or LABEL=PATH: of a checkpoint, of a folder with checkpoints (what
-            `mollify_core.train` and a trial leave), or of a sweep, which gives its best trial and the two references.
+            `mollify_core.train` and a trial leave), or of a sweep, which gives the trials of `Results.compared`.
         warn: told when a damaged checkpoint is passed over.
         study_url: of a sweep's study, when its sweep.json does not say it.
 

@@ -1,4 +1,4 @@
-"""What the reports of a sweep say in words and tables: the best recipe, and an honest answer to "was it worth it?".
+"""What the reports of a sweep say in words and tables: the best recipe, and what the search alone suggests.
 
 Everything is read from the study; a report of a running sweep is possible at any time.
 """
