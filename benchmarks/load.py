@@ -3,8 +3,8 @@
     uv run python benchmarks/load.py                 2,000 trials
     uv run python benchmarks/load.py --trials 300
 
-A whole real sweep: plan, Ray, the study's actor on SQLite with TPE and successive halving, Tune, TensorBoard, live view. Only
-the training is exchanged: an epoch of a trial is a formula and takes a millisecond.
+A whole real sweep: plan, Ray, the studies' actor on SQLite with TPE and successive halving, Tune, TensorBoard, live
+view. Only the training is exchanged: an epoch of a trial is a formula and takes a millisecond.
 """
 
 from __future__ import annotations
