@@ -30,7 +30,7 @@ def test_a_machine_comes_and_one_goes(sweep: Make, figure):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         first = cluster.add_node(num_cpus=1)
-        shape = ("--trials", "1", "--epochs", str(EPOCHS), "--workers-per-trial", "1:2", "--pruner", "none")
+        shape = ("--trials", "2", "--epochs", str(EPOCHS), "--workers-per-trial", "1:2", "--pruner", "none")
         one = sweep(*DIGITS, *shape, "--address", cluster.address).start()
         one.wait(in_trial(0, epochs=2))
         cluster.add_node(num_cpus=1)
@@ -43,7 +43,7 @@ def test_a_machine_comes_and_one_goes(sweep: Make, figure):
         assert lost < EPOCHS - 1, "too few epochs for what is to happen in them"
         one.finish(seconds=3600)  # as long as two minutes of training may take on a machine that does much else
         figure(f"a machine more: two workers after {grown:.0f} s; one less: training again after {shrunk:.0f} s")
-        trial = one.trials()[0]  # the second one, a reference, is not begun
+        trial = one.trials()[0]
         assert trial.state.name == "COMPLETE"
         assert sorted(trial.intermediate_values) == list(range(EPOCHS))
         assert trial.user_attrs["workers"] == 1

@@ -22,6 +22,7 @@ from mollify_core import checkpoint
 from mollify_core.errors import CheckpointError
 from mollify_sweeps.inspection.check import Check
 from mollify_sweeps.storage.store import Store, trial_folder
+from mollify_sweeps.study.database import Location
 from places import ROOT
 
 PATIENCE = 900.0  # seconds for anything that must happen at last; a busy machine needs most of them
@@ -33,6 +34,13 @@ DIGITS = (
 )
 SHORT = (*DIGITS, "--trials", "5", "--epochs", "6")
 LONG = (*DIGITS, "--trials", "10", "--epochs", "9")
+
+# The number of a trial in its sweep is an attribute of it: each method has a study of its own.
+_PROGRESS = """SELECT CAST(COALESCE(n.value_json, CAST(trials.number AS TEXT)) AS INTEGER), trials.state, count(a.key)
+               FROM trials
+               LEFT JOIN trial_user_attributes AS n ON n.trial_id = trials.trial_id AND n.key = 'number'
+               LEFT JOIN trial_user_attributes AS a ON a.trial_id = trials.trial_id AND {}
+               GROUP BY trials.trial_id, trials.number, trials.state, n.value_json"""
 
 
 @dataclass(frozen=True)
@@ -235,8 +243,7 @@ class Sweep:
         """Trial number -> (state, epochs that were reported and answered), straight from the study's storage."""
         if self.study_url:
             return self._progress_on_server(self.study_url)
-        query = """SELECT number, state, count(key) FROM trials LEFT JOIN trial_user_attributes AS a
-                   ON a.trial_id = trials.trial_id AND key GLOB 'epoch_[0-9]*' GROUP BY number"""
+        query = _PROGRESS.format("a.key GLOB 'epoch_[0-9]*'")
         if self.study.exists():
             with contextlib.suppress(sqlite3.Error):  # it is being made, or its writer was killed just now
                 with contextlib.closing(sqlite3.connect(f"file:{self.study}?mode=ro", uri=True)) as database:
@@ -246,8 +253,7 @@ class Sweep:
     def _progress_on_server(self, url: str) -> dict[int, tuple[str, int]]:
         import psycopg2
 
-        query = """SELECT number, state, count(key) FROM trials LEFT JOIN trial_user_attributes AS a
-                   ON a.trial_id = trials.trial_id AND key ~ '^epoch_[0-9]+$' GROUP BY number, state"""
+        query = _PROGRESS.format("a.key ~ '^epoch_[0-9]+$'")
         with contextlib.suppress(psycopg2.Error):  # no tables yet, or it is away
             with contextlib.closing(psycopg2.connect(url)) as database, database.cursor() as cursor:
                 cursor.execute(query)
@@ -264,7 +270,10 @@ class Sweep:
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        return optuna.load_study(study_name="s", storage=self.study_url or f"sqlite:///{self.study}").trials
+        location = Location(self.study_url) if self.study_url else Location.of_file(self.study)
+        study = location.load("s")
+        assert study is not None
+        return study.trials
 
     def told(self) -> list[Told]:
         """Everything about a sweep that must not depend on what was done to it."""
