@@ -18,7 +18,8 @@ def test_a_loss_that_is_not_finite(sweep: Make):
 
     Minimum time: 30 s.
 
-    1. The first trials of both methods are told as FAIL (nan) with epoch, step and the times sampled there; the others end well.
+    1. The first trial of each method is told as FAIL (nan) with epoch, step and the times sampled there; the others
+       end well.
     2. They are not tried again: nothing is set up for them twice.
     3. The checker finds nothing.
     """
