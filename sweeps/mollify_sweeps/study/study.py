@@ -348,8 +348,8 @@ class SweepStudy:
             seconds=sum(a["seconds"] for a in answers(self._frozen_trial(number))),
             note="resuming" if adopted else "starting",
         )
-        reference = trial.user_attrs.get("reference")
-        self._events.append(("start", number, recipe.to_dict(), trial.params, reference))
+        kind = search.name or trial.user_attrs.get("reference")
+        self._events.append(("start", number, recipe.to_dict(), trial.params, kind))
         return {"number": number, "recipe": recipe.to_dict(), "adopted": adopted}
 
     def _should_prune(self, held: optuna.Trial, trial: FrozenTrial, epoch: int, rungs: int) -> bool:

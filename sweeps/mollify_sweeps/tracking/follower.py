@@ -11,8 +11,12 @@ class Follower:
     Events come in order, from one thread.
     """
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
-        """Trial `number` starts, or starts again: a trial adopted after an interruption continues its curves."""
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
+        """Trial `number` starts, or starts again: a trial adopted after an interruption continues its curves.
+
+        Args:
+            kind: its method; where a sweep has none, which reference it is.
+        """
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         """Scalars of epoch `epoch` (from 0). An epoch repeated after a resume takes the place of the first."""

@@ -15,15 +15,16 @@ class TensorBoard(Follower):
 
     def __init__(self, sweep: Description, folder: Path) -> None:
         self._space, self._folder = sweep.space, folder
+        self._kind = "method" if sweep.methods else "reference"
         self._hparams: dict[int, dict[str, Any]] = {}
         self._writers: dict[int, Any] = {}
         self._last: dict[int, int] = {}
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
         built = Recipe.from_dict(recipe)
         values = {name: built.get(name) for name in self._space if name in SETTINGS} | params
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
-        self._hparams[number] = {**plain, "reference": reference or "none"}
+        self._hparams[number] = {**plain, self._kind: kind or "none"}
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         if epoch <= self._last.get(number, -1) and number in self._writers:

@@ -53,8 +53,8 @@ class Trackers(Follower):
         if wandb != "off":
             self._workers.append(_Worker("wandb", WandbRuns(sweep, folder, wandb, project, notice), notice))
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
-        self._tell("start", number, recipe, dict(params), reference)
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
+        self._tell("start", number, recipe, dict(params), kind)
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         self._tell("epoch", number, epoch, dict(metrics))

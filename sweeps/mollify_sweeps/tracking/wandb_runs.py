@@ -45,9 +45,9 @@ class WandbRuns(Follower):
         self._runs: dict[int, Any] = {}
         self._used = False
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], reference: str | None) -> None:
+    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
         if number not in self._runs:
-            self._runs[number] = self._open(f"{number:05d}", "trial", recipe, reference)
+            self._runs[number] = self._open(f"{number:05d}", "trial", recipe, kind)
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         run = self._runs.get(number)
