@@ -58,7 +58,7 @@ def make(folder: Path, notices: list[str] | None = None, **kwargs: Any) -> Track
 
 
 def train(trackers: Trackers, number: int, epochs: range, offset: float = 0.0) -> None:
-    trackers.start(number, RECIPE, {"lr": 0.03}, reference=None)
+    trackers.start(number, RECIPE, {"lr": 0.03}, kind=None)
     for epoch in epochs:
         trackers.epoch(number, epoch, {"train_loss": 1 / (1 + epoch) + offset, "val/clean_nll": 2.0 - epoch})
 
@@ -198,7 +198,7 @@ def test_ending_an_adopted_trial_keeps_its_curve(tmp_path: Path) -> None:
 def test_wandb_offline_run(tmp_path: Path) -> None:
     notices: list[str] = []
     trackers = make(tmp_path, notices, wandb="offline", project="maps")
-    trackers.start(7, RECIPE, {}, reference="paper")
+    trackers.start(7, RECIPE, {}, kind="paper")
     train(trackers, 7, range(3))
     train(trackers, 7, range(1, 4))
     trackers.end(7, "COMPLETE", {"clean_nll": 0.5})
@@ -306,7 +306,7 @@ def test_wandb_prints_nothing_and_keeps_no_secret(tmp_path: Path) -> None:
         f"import sys\nfrom pathlib import Path\n{IMPORT}from mollify_sweeps.tracking.trackers import Trackers\n"
         f"sweep, recipe, folder = {TOLD}, {RECIPE!r}, Path(sys.argv[1])\n"
         "trackers = Trackers(sweep=sweep, folder=folder, wandb='offline', notice=lambda line: None)\n"
-        "trackers.start(0, recipe, {}, reference=None)\n"
+        "trackers.start(0, recipe, {}, kind=None)\n"
         "trackers.epoch(0, 1, {'a': 1.0}); trackers.epoch(0, 0, {'a': 1.0})\n"
         "trackers.end(0, 'COMPLETE', {'a': 1.0}); trackers.close()"
     )
@@ -326,7 +326,7 @@ def test_an_unreachable_wandb_server_neither_delays_nor_stops_the_sweep(tmp_path
         f"trackers = t.Trackers(sweep={TOLD}, folder=Path(sys.argv[1]), wandb='online')\n"
         "begin = time.monotonic()\n"
         "for number in range(2):\n"
-        f"    trackers.start(number, {RECIPE!r}, {{}}, reference=None)\n"
+        f"    trackers.start(number, {RECIPE!r}, {{}}, kind=None)\n"
         "    trackers.epoch(number, 0, {'train_loss': 1.0}); trackers.end(number, 'COMPLETE', {})\n"
         "assert time.monotonic() - begin < 1\ntrackers.close()"
     )  # run_python's limit of 60 s is less than the 90 s that wandb waits by default, and it waits once per trial
