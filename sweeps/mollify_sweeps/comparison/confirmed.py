@@ -21,7 +21,7 @@ from mollify_sweeps.display.charts import difference_row, interval_chart
 from mollify_sweeps.display.page import Html, Section, bullets, details, figure, figures, paragraph, table
 from mollify_sweeps.display.text import UNVERIFIED, label, markdown
 
-_MEANS = "On the validation images that choose, as the search's values. In brackets: 95 % intervals over seeds (Student's t)."
+_MEANS = "On the images that choose, as the search's values. In brackets: 95 % intervals over seeds (Student's t)."
 
 
 def summary(confirmation: Confirmation) -> str:
