@@ -40,14 +40,14 @@ from mollify_sweeps.study.setup import Setup
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 12},
+    "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 10},
 }
 _OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 60}
 # What a search sets otherwise than version 0.1 did. Half of the validation images only judge. Of digits, which are too
 # easy for any method to matter, few are fitted, by a small network: a task that a laptop answers in minutes.
 _SEARCH: dict[str, Any] = {"judging_fraction": 0.5}
 _SEARCHES: dict[str, dict[str, Any]] = {
-    "digits": {**_SEARCH, "network": "resnet8", "epochs": 10, "validation_fraction": 0.4, "train_fraction": 0.3},
+    "digits": {**_SEARCH, "network": "resnet8", "epochs": 8, "validation_fraction": 0.3, "train_fraction": 0.3},
 }
 
 

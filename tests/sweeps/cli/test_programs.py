@@ -130,10 +130,10 @@ def test_dry_run_starts_nothing(capsys):
     assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error"]) == 0
     out = capsys.readouterr().out
     for text in (
-        "and 575 validation images, of which 289 choose and 286 judge",
-        "Fewer than 500 validation images: the 289 that choose cannot tell apart errors closer than about 5.8 points",
-        "12; the methods take turns, each with its own search",
-        "resnet8, up to 10 epochs",
+        "and 434 validation images, of which 215 choose and 219 judge",
+        "Fewer than 500 validation images: the 215 that choose cannot tell apart errors closer than about 6.7 points",
+        "10; the methods take turns, each with its own search",
+        "resnet8, up to 8 epochs",
         "Optuna prunes on one objective only",
     ):
         assert text in " ".join(out.split())
