@@ -185,7 +185,7 @@ def test_the_command_that_made_one_goes_on_to_the_end_of_an_unbroken_one(
         # Bit-equal on the machine that made them; other processors round otherwise.
         assert trial.values == pytest.approx(expected["values"], rel=0.05)
         assert list(trial.intermediate_values.values()) == pytest.approx(expected["epochs"], rel=0.05)
-    assert Description.from_json((kept / "stopped" / "sweep.json").read_text()).to_dict()["format"] == 2
+    assert Description.from_json((kept / "stopped" / "sweep.json").read_text()).to_dict()["format"] == 3
     assert (kept / "stopped" / "report" / "report.html").is_file()
 
 
