@@ -1,8 +1,12 @@
 """From a batch of augmented images to what the network sees and is asked for: mixing, degradation, label strength.
 
-A method degrades the images and knows what each of them lost: supervised mollification degrades the normalised image,
-and knows it from the schedule (or, by option, from the information that is left); information matching distorts the
-image in [0, 1], and measures the information. What becomes of the labels is one rule for all methods.
+One contract for all that takes something of an image: it gives `(images, kept)`, and `kept` (batch,) in [1 / C, 1] is
+the confidence that the true class out of C still deserves. Soft augmentations know it from their own strength
+(`mollify_core.augment.soft`); supervised mollification, which degrades the normalised image, from its schedule (or, by
+option, from the information that is left); information matching, which distorts the image in [0, 1], measures the
+information. The confidences of all that an image went through multiply, and never fall below chance. What becomes of
+the label is one rule: by its strength g = (1 - kept) C / (C - 1), see `mollify_core.labels`. Where images are mixed,
+each label is softened by what its own image had lost before, and they are mixed then.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from mollify_core import labels, rng
 from mollify_core.augment.mix import draw_mix, mix_batch
-from mollify_core.augment.names import BATCH_AUGMENTATIONS
+from mollify_core.augment.names import BATCH_AUGMENTATIONS, SOFT
 from mollify_core.errors import ConfigError
 from mollify_core.matching import distortions
 from mollify_core.matching.strength import coupled, strength
@@ -26,7 +30,7 @@ from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 
 Degraded = tuple[Tensor, Callable[[], Tensor]]
-"""Network input, and what computes the (batch,) label strengths that are coupled to it: they may cost more."""
+"""Network input, and what computes the (batch,) float64 confidences that are left: measuring them may cost more."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def make_batch(
     recipe: Recipe,
     normalise: Normalise,
     *key: int,
+    kept: Tensor | None = None,
     uncoupled: float | None = None,
 ) -> Batch:
     """Mixes, repeats and degrades a batch of augmented images, and sets the strength of its labels.
@@ -64,6 +69,7 @@ def make_batch(
         recipe: what to do.
         normalise: network input from images.
         key: of the randomness: (seed, epoch, step, rank).
+        kept: (rows,) float64 confidences that the augmentation left, see `mollify_core.augment.augment`; None is 1.
         uncoupled: strength in [0, 1] of every label where the recipe's are uncoupled, see `mollify_core.amount`.
 
     Returns:
@@ -72,20 +78,29 @@ def make_batch(
     Raises:
         ConfigError: an epsilon is too large for its spread; or labels are uncoupled, and their strength is not given.
     """
-    device = images.device
-    soft = None
+    device, coupled_label = images.device, recipe.label == "coupled"
+    soft = lost = None
+    if kept is not None and coupled_label and not SOFT.keys().isdisjoint(recipe.augmentations):
+        lost = labels.strength(kept.to(device, non_blocking=True), classes)
     for name in BATCH_AUGMENTATIONS:
         if name in recipe.data.augment:
             height, width = images.shape[2:]
             mix = draw_mix(name, height, width, rng.generator(*key, "mix"))
-            images, soft = mix_batch(images.float() / 255, label, classes, mix)
-    if recipe.mollify.repeat > 1:
-        # The copies of an image must be exchangeable too: the rows are shuffled, since segments of them get a role.
+            images, soft, mixed = mix_batch(images.float() / 255, label, classes, mix, lost)
+            lost = None if lost is None else mixed
+    if soft is not None or recipe.mollify.repeat > 1:
+        # Segments of the rows get a role, so rows must be exchangeable: neither copies of an image nor neighbours that
+        # share one by mixing may stand side by side.
         rows = torch.randperm(len(images) * recipe.mollify.repeat, generator=rng.generator(*key, "repeat"))
         rows = (rows % len(images)).to(device, non_blocking=True)
-        images, label, soft = images[rows], label[rows], None if soft is None else soft[rows]
-    x, coupled_strength = _METHODS[recipe.method](images, classes, recipe, normalise, key)
-    g = coupled_strength() if recipe.label == "coupled" else _constant(len(x), device, classes, recipe, uncoupled)
+        images, label = images[rows], label[rows]
+        soft, lost = (None if column is None else column[rows] for column in (soft, lost))
+    x, left = _METHODS[recipe.method](images, classes, recipe, normalise, key)
+    if coupled_label:
+        before = 1.0 if lost is None else labels.confidence(lost, classes)
+        g = labels.strength(before * left(), classes)
+    else:
+        g = _constant(len(x), device, classes, recipe, uncoupled)
     baseline = recipe.optim.label_smoothing
     if baseline:
         g = 1 - (1 - g) * (1 - baseline)
@@ -105,7 +120,7 @@ def _constant(rows: int, device: torch.device, classes: int, recipe: Recipe, unc
 
 
 def _leave(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]) -> Degraded:
-    return normalise(images), lambda: torch.zeros(len(images), device=images.device)
+    return normalise(images), lambda: torch.ones(len(images), dtype=torch.float64, device=images.device)
 
 
 def _mollify(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, key: tuple[int, ...]) -> Degraded:
@@ -113,12 +128,13 @@ def _mollify(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise,
     drawn = schedule.draw(len(clean), clean.shape[-1], recipe.mollify, rng.generator(*key, "mollify"))
     noise = rng.generator(*key, "noise", device=clean.device)
     if recipe.mollify.label_source == "schedule":
-        return mollify_(clean, drawn, noise), lambda: drawn.strength.to(clean.device, non_blocking=True)
+        strengths = drawn.strength.to(clean.device, non_blocking=True)
+        return mollify_(clean, drawn, noise), lambda: labels.confidence(strengths, classes)
     x, n = mollify_(clean.clone(), drawn, noise), drawn.degraded
 
     def by_information() -> Tensor:
         pair = normalise.undo(clean[:n]), normalise.undo(x[:n])
-        return recipe.mollify.smoothing * coupled(*pair, len(x), classes, recipe.matching)
+        return labels.confidence(recipe.mollify.smoothing * coupled(*pair, len(x), classes, recipe.matching), classes)
 
     return x, by_information
 
@@ -130,10 +146,12 @@ def _match(images: Tensor, classes: int, recipe: Recipe, normalise: Normalise, k
     noise = rng.generator(*key, "noise", device=unit.device)
     constants = distortions.Distortions(config.blur_sigma, config.blur_kernel, config.patch_size, config.mosaic_power)
     distorted, n = distortions.distort_segments(unit, drawn, constants, noise), len(drawn.d)
-    return normalise(distorted), lambda: coupled(unit[:n], distorted[:n], len(unit), classes, config)
+    return normalise(distorted), lambda: labels.confidence(
+        coupled(unit[:n], distorted[:n], len(unit), classes, config), classes
+    )
 
 
-_METHODS = {"none": _leave, "mollification": _mollify, "matching": _match}
+_METHODS = {"none": _leave, "mollification": _mollify, "matching": _match, **dict.fromkeys(SOFT, _leave)}
 
 
 def times(rows: int, side: int, recipe: Recipe, *key: int) -> list[float]:
@@ -144,7 +162,7 @@ def times(rows: int, side: int, recipe: Recipe, *key: int) -> list[float]:
         side: of its images in pixels.
         recipe, key: as there.
     """
-    if recipe.method == "none":
+    if _METHODS[recipe.method] is _leave:
         return []
     if recipe.method == "matching":
         drawn = distortions.draw(rows, rng.generator(*key, "distort"), p_clean=recipe.matching.p_undistorted)
@@ -157,9 +175,11 @@ def times(rows: int, side: int, recipe: Recipe, *key: int) -> list[float]:
 
 
 def losses(logits: Tensor, batch: Batch, classes: int, recipe: Recipe) -> Tensor:
-    """(batch,) losses of the network's outputs."""
+    """(batch,) losses of the network's outputs, weighted by confidence where the recipe says so."""
     mode, name = recipe.mollify.label_mode, recipe.mollify.loss
     if batch.soft is None and (mode, name) == ("ls", "ce"):
-        return labels.smoothed_cross_entropy(logits, batch.labels, batch.strength)
-    soft = F.one_hot(batch.labels, classes).float() if batch.soft is None else batch.soft
-    return labels.loss(name, mode, logits, labels.soften(soft, batch.strength, mode))
+        each = labels.smoothed_cross_entropy(logits, batch.labels, batch.strength)
+    else:
+        soft = F.one_hot(batch.labels, classes).float() if batch.soft is None else batch.soft
+        each = labels.loss(name, mode, logits, labels.soften(soft, batch.strength, mode))
+    return each * labels.confidence(batch.strength, classes).float() if recipe.soft.reweight else each

@@ -25,6 +25,19 @@ def outputs(classes: int, mode: str) -> int:
     return classes + (mode in SINK_MODES)
 
 
+def confidence(strength: Tensor, classes: int) -> Tensor:
+    """(batch,) float64 mass that label smoothing of strength g leaves the true class: 1 - g (C - 1) / C."""
+    return 1 - strength.double() * ((classes - 1) / classes)
+
+
+def strength(kept: Tensor, classes: int) -> Tensor:
+    """(batch,) float32 label strengths g in [0, 1] that leave the true class this confidence; 1 at chance and below.
+
+    The inverse of `confidence`, to the last bit of float32 by way of float64.
+    """
+    return ((1 - kept.double()) * (classes / (classes - 1))).clamp_(0, 1).float()
+
+
 def smooth(target: Tensor, strength: Tensor) -> Tensor:
     """Label smoothing towards the uniform distribution: (1 - g) y + g / C.
 

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from mollify_core import old_words
+from mollify_core.augment.names import with_method
 from mollify_core.errors import ConfigError, nearest
-from mollify_core.settings import LABELS, METHODS, Data, Matching, Model, Mollify, Optim, check
+from mollify_core.settings import LABELS, METHODS, Data, Matching, Model, Mollify, Optim, Soft, check
 
-__all__ = ["SETTINGS", "Data", "Matching", "Model", "Mollify", "Optim", "Recipe", "parse_setting", "section_of"]
+__all__ = ["SETTINGS", "Data", "Matching", "Model", "Mollify", "Optim", "Recipe", "Soft", "parse_setting", "section_of"]
 
 FORMAT = 2
-_LATER = ("judging_fraction",)  # kept recipes lack these; they are written where they differ from their defaults
+_LATER = ("judging_fraction", *Soft.__dataclass_fields__)
+"""Kept recipes lack these settings, which are written where they differ from their defaults."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,13 @@ class Recipe:
     own name: ``recipe.with_(lr=0.03, max_noise=0.7)``.
 
     Attributes:
-        method: what degrades the images: "none", "mollification" as `mollify` says, or "matching", the distortions that
-            `matching` says.
+        method: what degrades the images, beside their augmentations: "none"; "mollification" as `mollify` says;
+            "matching", the distortions that `matching` says; or a soft augmentation as `soft` says, "soft-crop",
+            "soft-erasing", "soft-noise" or "soft-trivialaugment", which joins those of `data.augment`.
         label: what softens a label: "hard", nothing; "fixed", the same `fixed_epsilon` each; "coupled", what its own
             image lost; "uncoupled", whatever its image lost, the mean of what the coupled labels of this recipe would
-            get (see `mollify_core.amount`). With the method "none" the last two soften nothing.
+            get (see `mollify_core.amount`). Where no method and no soft augmentation takes anything, the last two
+            soften nothing.
         seed: of all that is drawn in training, in [0, 2**63).
     """
 
@@ -48,6 +52,7 @@ class Recipe:
     label: str = "coupled"
     mollify: Mollify = field(default_factory=Mollify)
     matching: Matching = field(default_factory=Matching)
+    soft: Soft = field(default_factory=Soft)
     optim: Optim = field(default_factory=Optim)
     seed: int = 0
 
@@ -56,6 +61,12 @@ class Recipe:
             if (word := getattr(self, name)) not in known:
                 raise ConfigError(f"Unknown {name} {word!r}{nearest(word, known)}")
         check(0 <= self.seed < 2**63, "seed", "an integer in [0, 2**63)", self.seed)
+        with_method(self.data.augment, self.method)  # raises where they do not go together
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """All augmentations, in the order of application, a method among them where it is one."""
+        return with_method(self.data.augment, self.method)
 
     def with_(self, settings: dict[str, Any] | None = None, /, **more: Any) -> Recipe:
         """This recipe with some settings replaced, each addressed by its own name; of two for one the later counts.
@@ -96,7 +107,7 @@ class Recipe:
         tree = {"format": FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
         for name in set(_LATER) - self.changed().keys():
             del tree[section_of(name)][name]
-        return tree
+        return {key: value for key, value in tree.items() if value != {}}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
@@ -199,6 +210,8 @@ def parse_setting(name: str, text: str) -> Any:
     """The value of setting `name` from its text on a command line: numbers, true/false, none, a,b,c."""
     section_of(name)
     kind = _NAMED[name][1]
+    if name == "confidence_table" and text.endswith(".json"):
+        return Recipe.from_file(text).soft.confidence_table
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in text.replace("none", "").split(",") if part)
     if kind is str:

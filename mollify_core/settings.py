@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mollify_core.augment.names import canonical
+from mollify_core.augment.names import SOFT, canonical
 from mollify_core.errors import ConfigError
 
 SINK_MODES = ("la", "lm")
@@ -18,9 +18,18 @@ LABEL_SOURCES = ("schedule", "nmi")
 SCALINGS = ("normal", "uniform")
 PRECISIONS = ("float32", "bf16")
 OPTIMIZERS = ("sgd", "adamw")
-METHODS = ("none", "mollification", "matching")
+METHODS = ("none", "mollification", "matching", *sorted(SOFT))
 LABELS = ("hard", "fixed", "coupled", "uncoupled")
 SPREADS = ("all", "others")
+MAGNITUDES = 31
+"""Of each operation of TrivialAugment."""
+TRIVIALAUGMENT = {
+    **dict.fromkeys(("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"), 2),
+    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 2),
+    **dict.fromkeys(("Posterize", "Solarize"), 1),
+    **dict.fromkeys(("Identity", "AutoContrast", "Equalize"), 0),
+}
+"""The operations of TrivialAugment, and in how many directions they have magnitudes."""
 
 
 def check(ok: bool, name: str, expected: str, got: object) -> None:
@@ -88,7 +97,7 @@ class Model:
     Attributes:
         network: name in `mollify_core.networks`.
         final_bn: presnet*: the usual batch norm and ReLU before pooling, which the paper's networks lack.
-        published: googlenet: the released code's wrong batch-norm constants.
+        published: googlenet, wrn28_4: the released code's odd batch-norm constants.
     """
 
     network: str = "presnet50"
@@ -188,6 +197,76 @@ class Matching:
         check(self.epsilon_power > 0, "epsilon_power", "positive", self.epsilon_power)
         check(2 <= self.bins <= 256, "bins", "from 2 to 256", self.bins)
         check_distortions(self.blur_sigma, self.blur_kernel, self.patch_size, self.mosaic_power)
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Soft augmentation (Liu et al. 2023, Siedel et al. 2025): the label follows the strength of an augmentation.
+
+    The confidence that is left of a label is 1 - (1 - floor) m^power, where m in [0, 1] is what the augmentation took:
+    the share of the image that a crop or an erased rectangle hides, the share under noise times the noise's deviation,
+    the magnitude of TrivialAugment's operation. See `mollify_core.augment.soft`.
+
+    Attributes:
+        crop_deviation: standard deviation of the soft crop's offsets as a share of the side, positive.
+        crop_power, erasing_power, patch_power, trivialaugment_power: exponents of m, positive.
+        erasing_probability: share of the images in which a rectangle is erased, in [0, 1].
+        erasing_area: largest share of the image that is erased, in (0.02, 1).
+        patch_side: side of the window under noise as a share of the image's, in (0, 1]; with 1 it is the whole image.
+        patch_deviation: largest standard deviation of the noise, of white, in [0, 1].
+        min_confidence: the floor, in [0, 1]; None is the released code's: chance, 1 / C of C classes, and for patch
+            noise 0.3. No label falls below chance.
+        confidence_table: confidences at each operation and magnitude of soft TrivialAugment in place of the rule, as
+            `python -m mollify_core.soften` measures them: "ShearX 0.95 0.94 ..." with 31 values or, for an operation
+            without magnitude, one; "-ShearX" in the other direction. Operations that are left out follow the rule.
+        reweight: each image's loss is multiplied by the confidence of its target.
+    """
+
+    crop_deviation: float = 0.3
+    crop_power: float = 2.0
+    erasing_probability: float = 0.3
+    erasing_area: float = 0.33
+    erasing_power: float = 1.0
+    patch_side: float = 0.8
+    patch_deviation: float = 1.0
+    patch_power: float = 2.0
+    trivialaugment_power: float = 2.0
+    min_confidence: float | None = None
+    confidence_table: tuple[str, ...] = ()
+    reweight: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("crop_deviation", "crop_power", "erasing_power", "patch_power", "trivialaugment_power"):
+            check(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in ("erasing_probability", "patch_deviation", "min_confidence"):
+            check(0 <= (getattr(self, name) or 0) <= 1, name, "in [0, 1]", getattr(self, name))
+        check(0.02 < self.erasing_area < 1, "erasing_area", "in (0.02, 1)", self.erasing_area)
+        check(0 < self.patch_side <= 1, "patch_side", "in (0, 1]", self.patch_side)
+        parse_confidences(self.confidence_table)
+
+
+def parse_confidences(table: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """A `confidence_table` as numbers: operation, with "-" before it in the other direction -> 31 values or one.
+
+    Raises:
+        ConfigError: an operation is unknown or given twice, or its confidences are not as many numbers in [0, 1].
+    """
+    parsed: dict[str, tuple[float, ...]] = {}
+    for line in table:
+        name, *words = line.split() or [""]
+        plain = name.removeprefix("-")
+        check(plain in TRIVIALAUGMENT, "confidence_table", f"lines that begin with one of {TRIVIALAUGMENT}", line[:40])
+        check(name not in parsed, "confidence_table", f"one line for {name}", "two")
+        try:
+            values = tuple(float(word) for word in words)
+        except ValueError:
+            values = ()
+        wanted = MAGNITUDES if TRIVIALAUGMENT[plain] else 1
+        told = f"{wanted} numbers in [0, 1] for {name}"
+        check(len(values) == wanted and all(0 <= v <= 1 for v in values), "confidence_table", told, line[:40])
+        check(name == plain or TRIVIALAUGMENT[plain] == 2, "confidence_table", f"no other direction of {plain}", name)
+        parsed[name] = values
+    return parsed
 
 
 @dataclass(frozen=True)

@@ -277,9 +277,10 @@ class Training:
         """
         recipe, worker, data = self.recipe, self.worker, self.data
         key = (recipe.seed, self.epoch, step, worker.rank)
-        images = augment(data.fit.images[rows], recipe.data.augment, rng.generator(*key, "augment"))
+        drawn = rng.generator(*key, "augment")
+        images, kept = augment(data.fit.images[rows], recipe.augmentations, drawn, recipe.soft, data.classes)
         labels, mean = data.fit.labels[rows], self._uncoupled
-        batch = make_batch(images, labels, data.classes, recipe, self._normalise, *key, uncoupled=mean)
+        batch = make_batch(images, labels, data.classes, recipe, self._normalise, *key, kept=kept, uncoupled=mean)
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
         scale = worker.world / (in_step * recipe.mollify.repeat)
         self.optimizer.zero_grad(set_to_none=True)

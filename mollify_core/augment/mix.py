@@ -57,28 +57,42 @@ def draw_mix(name: str, height: int, width: int, generator: torch.Generator) -> 
     return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, left, bottom, right))
 
 
-def mix_batch(images: Tensor, labels: Tensor, classes: int, drawn: Mix) -> tuple[Tensor, Tensor]:
+def mix_batch(
+    images: Tensor, labels: Tensor, classes: int, drawn: Mix, strength: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mixed copies of the images of a batch, and their soft labels.
+
+    Labels of different strength are smoothed each by its own, (1 - g) y + g / C, and then mixed. What comes out is
+    the label and the strength that say the same: a mean of labels weighted by 1 - g too, and the mean strength.
 
     Args:
         images: (batch, channels, height, width) floating, or of any type for CutMix.
         labels: (batch,) int64 classes.
         classes: number of classes.
         drawn: see `draw_mix`.
+        strength: (batch,) label strengths g in [0, 1]; None is 0 for all.
 
     Returns:
-        (batch, channels, height, width) images and (batch, classes) float32 labels, whose rows sum to 1.
+        (batch, channels, height, width) images, (batch, classes) float32 labels, whose rows sum to 1, and their
+        (batch,) strengths.
 
     Raises:
         DataError: MixUp meets images of whole numbers.
     """
     targets = F.one_hot(labels, classes).float()
-    targets = torch.lerp(targets.roll(1, 0), targets, drawn.share)
+    if strength is None:
+        strength = torch.zeros(len(images), device=images.device)
+        targets = torch.lerp(targets.roll(1, 0), targets, drawn.share)
+    else:
+        own, partners = drawn.share * (1 - strength), (1 - drawn.share) * (1 - strength.roll(1))
+        share = (own / (own + partners)).nan_to_num(drawn.share).float()  # where nothing is left of both
+        targets = torch.lerp(targets.roll(1, 0), targets, share[:, None])
+        strength = torch.lerp(strength.roll(1), strength, drawn.share)
     if drawn.box is None:
         if not images.is_floating_point():
             raise DataError(f"Expected floating images for mixup, but got {images.dtype}")
-        return torch.lerp(images.roll(1, 0), images, drawn.share), targets
+        return torch.lerp(images.roll(1, 0), images, drawn.share), targets, strength
     top, left, bottom, right = drawn.box
     mixed = images.clone()
     mixed[:, :, top:bottom, left:right] = images[:, :, top:bottom, left:right].roll(1, 0)
-    return mixed, targets
+    return mixed, targets, strength

@@ -12,15 +12,33 @@ POLICIES = ("trivialaugment", "randaugment", "autoaugment", "autoaugment_cifar10
 BATCH_AUGMENTATIONS = ("mixup", "cutmix")
 """What mixes the images of a batch and their labels, one of them at most: see `mollify_core.augment.mix`."""
 
-AUGMENTATIONS = ("flip", "crop", "rotate", "resized_crop", *POLICIES, *BATCH_AUGMENTATIONS)
+SOFT = {
+    "soft-trivialaugment": "trivialaugment",
+    "soft-crop": "crop",
+    "soft-erasing": "erasing",
+    "soft-noise": "patch_noise",
+}
+"""What softens the label by its own strength, in the order of application, and the plain form that it replaces."""
+
+AUGMENTATIONS = (
+    *("flip", "crop", "rotate", "resized_crop"),
+    *POLICIES,
+    *SOFT,
+    *("erasing", "patch_noise"),
+    *BATCH_AUGMENTATIONS,
+)
 """All names, in the order of application."""
+
+_ALTERNATIVES = ((*POLICIES, "soft-trivialaugment"), BATCH_AUGMENTATIONS, *SOFT.items())
+"""Augmentations of which one excludes the others."""
 
 
 def canonical(names: Iterable[str]) -> tuple[str, ...]:
     """`names` in the order of application.
 
     Raises:
-        ConfigError: a name is unknown or repeated, or two automatic or two mixing augmentations are named.
+        ConfigError: a name is unknown or repeated, or two are named that exclude each other: automatic ones, mixing
+            ones, a soft one and its plain form.
     """
     names = list(names)
     for name in names:
@@ -28,10 +46,21 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
             raise ConfigError(f"Unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
     if len(set(names)) < len(names):
         raise ConfigError(f"Expected augmentations without repetition, but got {', '.join(names)}")
-    for alternatives in (POLICIES, BATCH_AUGMENTATIONS):
+    for alternatives in _ALTERNATIVES:
         chosen = [name for name in names if name in alternatives]
         if len(chosen) > 1:
             raise ConfigError(
                 f"Expected at most one augmentation out of {', '.join(alternatives)}, but got {' and '.join(chosen)}"
             )
     return tuple(name for name in AUGMENTATIONS if name in names)
+
+
+def with_method(names: Iterable[str], method: str) -> tuple[str, ...]:
+    """The augmentations of a recipe: `names`, and its method where that is a soft one, in place of its plain form.
+
+    Raises:
+        ConfigError: see `canonical`.
+    """
+    if method not in SOFT:
+        return canonical(names)
+    return canonical((*(name for name in names if name not in (method, SOFT[method])), method))

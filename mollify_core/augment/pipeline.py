@@ -13,11 +13,13 @@ from mollify_core.augment import policies
 from mollify_core.augment.affine import MAX_ANGLE, rotate, rotation
 from mollify_core.augment.augmix import Mixture, apply_augmix, draw_augmix
 from mollify_core.augment.geometry import CROP_PADDING, crop, flip
-from mollify_core.augment.names import POLICIES, canonical
+from mollify_core.augment.names import POLICIES, SOFT, canonical
 from mollify_core.augment.operations import compilable
 from mollify_core.augment.policies import Steps, apply_steps
 from mollify_core.augment.resize import draw_boxes, resized_crop
+from mollify_core.augment.soft import soften
 from mollify_core.errors import ConfigError, DataError
+from mollify_core.settings import Soft
 
 _POLICIES: dict[str, Callable[[int, int, int, torch.Generator], Steps | Mixture]] = {
     "trivialaugment": policies.draw_trivialaugment,
@@ -54,7 +56,8 @@ def draw(batch: int, height: int, width: int, names: Iterable[str], generator: t
     Args:
         batch: number of rows.
         height, width: image size in pixels.
-        names: out of `AUGMENTATIONS`; those in `BATCH_AUGMENTATIONS` are left to `mollify_core.augment.mix`.
+        names: out of `AUGMENTATIONS`; those of `mollify_core.augment.mix` and of `mollify_core.augment.soft` are left
+            to these.
         generator: a CPU generator: the few parameters are drawn there, so every device sees the same ones.
 
     Raises:
@@ -125,18 +128,35 @@ def _move(images: Tensor, drawn: Draw) -> Tensor:
     return images if angle is None else rotate(images, angle)
 
 
-def augment(images: Tensor, names: Iterable[str], generator: torch.Generator) -> Tensor:
-    """Random augmentation of a uint8 batch: `draw` and `apply` in one.
+def augment(
+    images: Tensor,
+    names: Iterable[str],
+    generator: torch.Generator,
+    soft: Soft | None = None,
+    classes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Random augmentation of a uint8 batch: `draw` and `apply` in one, and after them the soft ones.
 
     Args:
         images: (batch, channels, height, width) uint8, on any device.
         names: out of `AUGMENTATIONS`, applied in that order whatever the order here; those in
             `BATCH_AUGMENTATIONS` are left to `mollify_core.augment.mix`.
         generator: a CPU generator.
+        soft: settings of those in `SOFT` and of their plain forms; None is the defaults.
+        classes: number of classes, which those in `SOFT` need.
+
+    Returns:
+        The augmented copies, and the (batch,) float64 confidences on the CPU that are left of their labels: 1 but for
+        those in `SOFT`, of which they are the product, and at least chance. See `mollify_core.batch.make_batch`.
 
     Raises:
-        ConfigError: see `canonical`; or an automatic augmentation meets images of other than 1 or 3 channels.
+        ConfigError: see `canonical`; `classes` is missing; or an automatic augmentation meets images of other than 1 or
+            3 channels.
         DataError: `images` has another shape or type.
     """
+    names = canonical(names)
+    if classes is None and not SOFT.keys().isdisjoint(names):
+        raise ConfigError("Expected the number of classes for soft augmentations, but got none")
     height, width = images.shape[-2:]
-    return apply(images, draw(len(images), height, width, names, generator))
+    images = apply(images, draw(len(images), height, width, names, generator))
+    return soften(images, names, soft or Soft(), classes or 1, generator)

@@ -116,10 +116,14 @@ def draw_trivialaugment(batch: int, height: int, width: int, generator: torch.Ge
         height, width: image size in pixels.
         generator: a CPU generator.
     """
-    table = magnitudes(31, shear=0.99, shift_x=32, shift_y=32, angle=135, strength=0.99, bits=(8, 2))
     operation = torch.randint(CODE["Invert"], (1, batch), generator=generator)
     level = torch.randint(31, (1, batch), generator=generator)
-    return with_random_sign(operation, table[operation, level], generator)
+    return with_random_sign(operation, trivialaugment_magnitudes()[operation, level], generator)
+
+
+def trivialaugment_magnitudes() -> Tensor:
+    """(operations, 31) float64 magnitudes of the wide space, see `magnitudes`."""
+    return magnitudes(31, shear=0.99, shift_x=32, shift_y=32, angle=135, strength=0.99, bits=(8, 2))
 
 
 def draw_randaugment(

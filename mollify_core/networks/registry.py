@@ -15,7 +15,7 @@ from mollify_core.networks.presnet import presnet
 from mollify_core.networks.resnet import cifar_resnet, resnet
 from mollify_core.networks.resnext import resnext29
 from mollify_core.networks.torchvision_resnet import im_resnet18, tvresnet
-from mollify_core.networks.wide_resnet import wide_resnet40
+from mollify_core.networks.wide_resnet import wide_resnet28, wide_resnet40
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ NETWORKS: dict[str, Network] = {
     **{f"presnet{d}": Network(partial(presnet, d), 8, ("final_bn",)) for d in (18, 34, 50, 101)},
     **{f"resnet{d}": Network(partial(resnet, d), 8) for d in (18, 34, 50, 101)},
     **{f"resnet{d}": Network(partial(cifar_resnet, d), 4) for d in (8, 20)},
+    "wrn28_4": Network(partial(wide_resnet28, 4), 4, ("published",)),
     "wrn40": Network(partial(wide_resnet40, 2), 4),
     "wrn40_10": Network(partial(wide_resnet40, 10), 4),
     **{f"densenet{d}": Network(partial(densenet, d), 4) for d in (40, 100)},
@@ -59,8 +60,8 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], **opti
         num_classes: number of outputs, at least 2.
         image_shape: (channels, height, width), height equal to width.
         **options: switches of this network, off by default: `final_bn` (presnet: batch norm and ReLU before pooling),
-            `published` (googlenet: the batch norm eps of the released code), `pretrained` (tvresnet: ImageNet
-            weights, downloaded by torchvision). A switch that is off may be given to every network.
+            `published` (googlenet, wrn28_4: the batch norm eps or momentum of the released code), `pretrained`
+            (tvresnet: ImageNet weights, downloaded by torchvision). A switch that is off may be given to every network.
 
     Raises:
         ConfigError: the name or an option is unknown, the network lacks the option, or the shape does not fit it.

@@ -218,7 +218,7 @@ def test_parse_setting_and_sections():
     assert parse_setting("augment", "none") == ()
     assert parse_setting("network", "resnet20") == "resnet20"
     assert section_of("seed") is None
-    assert {section_of(name) for name in SETTINGS} == {None, "data", "model", "mollify", "matching", "optim"}
+    assert {section_of(name) for name in SETTINGS} == {None, "data", "model", "mollify", "matching", "soft", "optim"}
     with pytest.raises(ConfigError, match="`lr` to be a number, but got 'x'"):
         parse_setting("lr", "x")
 
