@@ -130,8 +130,9 @@ def trivialaugment_confidence(steps: Steps, soft: Soft, chance: float, size: tup
     """(batch,) confidences after one operation a row: from the table where it has the operation, else by the rule.
 
     The rule's m, as the released code has it: the tangent of a shear, the share of the image that a translation moves
-    out of it, degrees of 135, the share of the bits that Posterize drops and of the levels that Solarize inverts, and
-    what Brightness, Color, Contrast and Sharpness add or take; 0 for the other three.
+    out of it (of whole pixels; there with a fraction that is not moved), degrees of 135, the share of the bits that
+    Posterize drops and of the levels that Solarize inverts, and what Brightness, Color, Contrast and Sharpness add or
+    take; 0 for the other three.
 
     Args:
         steps: of one step.

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mollify_core import provenance
+from mollify_core.augment.names import SOFT
 from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.evaluation import CHUNK, Cell, cells, summarise
@@ -164,4 +165,5 @@ def _mollified(model: Model) -> bool:
     """Whether its labels followed the degradation of its images."""
     recipe = model.recipe
     degraded = recipe.method == "matching" or (recipe.method == "mollification" and recipe.mollify.p_clean < 1)
-    return degraded and recipe.label == "coupled"
+    softened = not SOFT.keys().isdisjoint(recipe.augmentations)
+    return (degraded or softened) and recipe.label == "coupled"

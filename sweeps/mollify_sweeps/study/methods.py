@@ -52,6 +52,12 @@ def _mollification(words: str, fixed: dict[str, Any], *searched: str) -> Method:
     return Method(words, f"{words}, the paper's default schedule", settings, own, (*searched, *_SCHEDULE))
 
 
+def _soft(name: str, words: str, searched: str, *own: str) -> Method:
+    settings = {"method": name, "label": "coupled"}
+    mine = (searched, *own, "min_confidence", "reweight")
+    return Method(words, f"{words}, the paper's settings", settings, mine, (searched, *own))
+
+
 def _rival(name: str, words: str) -> Method:
     return Method(words, f"{words}, default settings", augmentation=name)
 
@@ -81,6 +87,10 @@ METHODS: dict[str, Method] = {
         _MATCHING,
         ("p_undistorted", "max_epsilon", "epsilon_power"),
     ),
+    "soft-crop": _soft("soft-crop", "soft crop", "crop_power", "crop_deviation"),
+    "soft-erasing": _soft("soft-erasing", "soft erasing", "erasing_power", "erasing_probability", "erasing_area"),
+    "soft-noise": _soft("soft-noise", "soft patch noise", "patch_power", "patch_side", "patch_deviation"),
+    "soft-trivialaugment": _soft("soft-trivialaugment", "soft TrivialAugment", "trivialaugment_power"),
     "trivialaugment": _rival("trivialaugment", "TrivialAugment"),
     "augmix": _rival("augmix", "AugMix"),
     "mixup": _rival("mixup", "MixUp"),

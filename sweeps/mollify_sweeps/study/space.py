@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mollify_core.errors import ConfigError, MollifyError, nearest
 from mollify_core.presets import PLAIN
-from mollify_core.recipe import Mollify, Recipe, section_of
+from mollify_core.recipe import Mollify, Recipe, Soft, section_of
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,20 @@ def default_ranges(side: int) -> dict[str, BaseDistribution]:
         "p_undistorted": FloatDistribution(0.0, 0.9),
         "max_epsilon": FloatDistribution(0.1, 0.9),
         "epsilon_power": FloatDistribution(0.25, 8.0, log=True),
+        "crop_deviation": FloatDistribution(0.05, 0.5),
+        **{f"{name}_power": FloatDistribution(0.5, 8.0, log=True) for name in ("crop", "patch", "trivialaugment")},
+        "erasing_power": FloatDistribution(0.25, 4.0, log=True),
+        "erasing_probability": FloatDistribution(0.1, 1.0),
+        "erasing_area": FloatDistribution(0.1, 0.8),
+        "patch_side": FloatDistribution(0.2, 1.0),
+        "patch_deviation": FloatDistribution(0.1, 1.0),
         "lr": FloatDistribution(0.003, 0.3, log=True),
         "weight_decay": FloatDistribution(5e-5, 5e-3, log=True),
     }
 
 
-_FIRST = ("fixed_epsilon", "p_undistorted", "max_epsilon", "epsilon_power")  # which version 0.1 did not search
+_LATER = ("fixed_epsilon", "p_undistorted", "max_epsilon", "epsilon_power", *Soft.__dataclass_fields__)
+"""What version 0.1 did not search."""
 
 
 def load(path: str | Path | None, base: Recipe, side: int) -> Space:
@@ -98,7 +106,7 @@ def load(path: str | Path | None, base: Recipe, side: int) -> Space:
     """
     ranges = default_ranges(side)
     if path is None:
-        return Space({name: d for name, d in ranges.items() if name not in _FIRST}, {})
+        return Space({name: d for name, d in ranges.items() if name not in _LATER}, {})
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
