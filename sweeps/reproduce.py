@@ -30,10 +30,14 @@ protocols:
   fair           a tenth of the training images held out; all runs alike in everything but the label; pooled ECE
   published      (nearly) all training images; each run as released, which differs in more than the label; the papers'
                  own biased ECE. Checkpoints are never chosen on the test set, as one of the papers did.
+  The papers' learning rate is tuned for no run; with --protocol fair, --tune tries 0.1, 0.3, 1, 3 and 10 times it for
+  every run, with one seed that is not measured, and measures each with its best by validation.
 
 examples:
   python sweeps/reproduce.py mollification --plan
       what it would take here
+  python sweeps/reproduce.py matching --tune --data cifar10
+      each label with its best learning rate
   python sweeps/reproduce.py mollification --data cifar10 --blocks 1,2 --augmentations fcr,fcr+trivaug --seeds 5
   python sweeps/reproduce.py mollification --data digits --network resnet20 --epochs 4 --set lr=0.05 --batch-size 32
       small enough for two CPU cores, nothing to download
@@ -53,6 +57,7 @@ def parser() -> Parser:
     p.add_argument("grid", choices=("mollification", "matching"), help="see below")
     g = p.add_argument_group("which runs")
     g.add_argument("--protocol", default="fair", metavar="NAME", help="fair or published, see below (default: fair)")
+    g.add_argument("--tune", action="store_true", help="first tune the learning rate of every run alike (fair only)")
     g.add_argument(
         "--data",
         metavar="NAME,…",
@@ -100,6 +105,7 @@ def _run(args: argparse.Namespace) -> int:
             running=options.running(args),
             grid=args.grid,
             protocol=args.protocol,
+            tune=args.tune,
             datasets=tuple(name for name in (args.data or "").split(",") if name),
             blocks=args.blocks,
             augmentations=tuple(args.augmentations.split(",")) if args.augmentations else None,

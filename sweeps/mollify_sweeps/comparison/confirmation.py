@@ -8,7 +8,7 @@ sweep of their own, and put into words.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -74,7 +74,7 @@ def settle_again(sweep: Sweep, plan: Plan, options: Search) -> Sweep:
     """The sweep `<name>-confirm`: the planned recipes, with seeds that the search has not seen."""
     first = sweep.base.seed + 1
     search = runs.search(plan.runs, range(first, first + seeds_of(options.confirm)))
-    return settle.sweep(
+    settled = settle.sweep(
         options.running,
         sweep.base,
         sweep.prepared.spec,
@@ -83,6 +83,8 @@ def settle_again(sweep: Sweep, plan: Plan, options: Search) -> Sweep:
         trials=len(search.references),
         name=sweep.name + SUFFIX,
     )
+    description = replace(settled.setup.description, matters=options.confirm.matters)
+    return replace(settled, setup=replace(settled.setup, description=description))
 
 
 def _mean_strength(sweep: Sweep, recipe: Recipe) -> float:
@@ -152,13 +154,13 @@ class Confirmation:
     told: tuple[Told, ...]
 
 
-def read(study: Ledger, plan: Plan, confirm: Confirm, per_image: PerImage) -> Confirmation:
+def read(study: Ledger, plan: Plan, matters: float, per_image: PerImage) -> Confirmation:
     """What a confirming sweep says; it may still run.
 
     Args:
         study: the confirming sweep's.
         plan: what it trains.
-        confirm: says which difference matters.
+        matters: the smallest difference that matters, see `Confirm`.
         per_image: trial number -> metric -> (images,) values, as of `build.build`.
     """
     results, trained = Results(study), runs.completed(study)
@@ -170,7 +172,7 @@ def read(study: Ledger, plan: Plan, confirm: Confirm, per_image: PerImage) -> Co
         claimed |= {words: crossed[metric]} if metric in crossed else {}
         claimed |= {f"{words}, coupling": parts[metric].coupling} if metric in parts else {}
     off = [_mean(found[c.crossed[0]], metric) for c in plan.cells if c.crossed[0] in found]
-    margin = confirm.matters * abs(off[0]) if off else math.nan
+    margin = matters * abs(off[0]) if off else math.nan
     claims = comparison.words(claimed, dict.fromkeys(claimed, margin))
     told = tuple(
         Told(cells, *estimates[cells.words], claims.get(cells.words), claims.get(f"{cells.words}, coupling"))

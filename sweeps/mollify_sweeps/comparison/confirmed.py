@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mollify_core.measure.contrast import Contrast
 from mollify_sweeps.comparison.confirmation import (
@@ -39,10 +40,30 @@ def summary(confirmation: Confirmation) -> str:
     return "\n".join(lines)
 
 
-def section(confirmation: Confirmation) -> Section:
-    """The same, as the first section of the page; its answer is the page's."""
+def on_page(confirmation: Confirmation, trainings: int = 0) -> dict[str, Any]:
+    """What `page.page` takes to show a confirmation as far as it has gone.
+
+    The first verdict is the page's answer as soon as there is one.
+
+    Args:
+        confirmation: may still run.
+        trainings: how many it shall have in all, as far as that is known.
+    """
+    trials = confirmation.results.trials
+    ended, total = sum(trial.state.is_finished() for trial in trials), max(trainings, len(trials))
+    told = verdicts(confirmation)
+    answer = told.pop(0) if any(one.claim is not None for one in confirmation.told) else ""
+    return {
+        "extra": [section(confirmation, [*told, *advice(confirmation)])],
+        "answer": answer,
+        "warning": f"Unfinished: {ended} of {total} trainings of the confirmation have ended." * (ended < total),
+    }
+
+
+def section(confirmation: Confirmation, sentences: Sequence[str]) -> Section:
+    """The same, as a section of the page that says these sentences first."""
     metric = confirmation.metric
-    made: list[Html] = [bullets([*verdicts(confirmation)[1:], *advice(confirmation)])]
+    made: list[Html] = [bullets(sentences)] if sentences else []
     for told in confirmation.told:
         charts = []
         if metric in told.crossed:

@@ -15,9 +15,12 @@ from optuna.trial import FrozenTrial
 
 from mollify_core.recipe import Recipe
 from mollify_sweeps.plan.options import Confirm
-from mollify_sweeps.plan.runs import Run
+from mollify_sweeps.plan.runs import SEED, Run
+from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.methods import METHODS, OWN, PLAIN
 from mollify_sweeps.study.results import Results
+
+UNCOUPLED = ", uncoupled"  # behind a recipe's name: the same with labels that know nothing of their images
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def plan(results: Results, base: Recipe, confirm: Confirm, mean_strength: Callab
             made = {
                 f"{on}, images only": b.with_(label="hard"),
                 f"{on}, labels only": runs[neither].with_(soft),
-                f"{on}, uncoupled": b.with_(label="uncoupled"),
+                f"{on}{UNCOUPLED}": b.with_(label="uncoupled"),
             }
             runs |= made
             parts = (neither, *made, on)
@@ -91,6 +94,21 @@ def plan(results: Results, base: Recipe, confirm: Confirm, mean_strength: Callab
     for trial in _best(results, confirm.best or 0):
         runs.setdefault(_name(trial), recipe_of(trial))
     return Plan(tuple(Run(name, _settings(base, recipe)) for name, recipe in runs.items()), tuple(cells))
+
+
+def kept(results: Results, confirming: Ledger) -> Plan:
+    """What a kept confirmation of a search trains, or has trained.
+
+    Args:
+        results: of the search.
+        confirming: the confirming sweep's.
+    """
+    names = [trial.user_attrs["reference"].rpartition(SEED)[0] for trial in confirming.get_trials()]
+    parts = any(name.endswith(UNCOUPLED) for name in names)
+    base = Recipe.from_dict(results.sweep.base_recipe)
+    found = plan(results, base, Confirm(0, parts=parts), lambda recipe: 0.0)  # only the names are of use
+    runs = {run.name: run for run in (*found.runs, *(Run(name, {}) for name in names))}
+    return Plan(tuple(runs.values()), found.cells)
 
 
 def most(confirm: Confirm, methods: Sequence[str]) -> int:

@@ -131,7 +131,7 @@ def powers(records: Sequence[Record]) -> Figure | None:
 def _panels(records: Sequence[Record], title: str, height: float) -> tuple[Figure, Sequence[Any]]:
     seeds = {record["seed"] for record in records}
     about = {"dataset": records[0]["dataset"], "verified": all(record["verified"] for record in records)}
-    words = f"{records[0]['protocol']} protocol, {len(seeds)} seeds, mean and 95 % interval"
+    words = f"{grids.protocol_of(records[0])}, {len(seeds)} seeds, mean and 95 % interval"
     made, axes = figure(about, f"{title}, {words}", (12, height), (1, len(_METRICS)))
     for axis, metric in zip(axes[0], _METRICS, strict=True):
         axis.set_title(label(metric), fontsize=10)

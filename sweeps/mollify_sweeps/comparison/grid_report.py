@@ -17,6 +17,7 @@ from mollify_core.measure import statistics
 from mollify_core.measure.statistics import Difference, Mean
 from mollify_core.recipe import Recipe
 from mollify_sweeps.comparison import grid_plots, grids
+from mollify_sweeps.comparison.tuning import FACTORS
 from mollify_sweeps.display.charts import difference_row, interval_chart
 from mollify_sweeps.display.page import Html, Section, bullets, document, figure, figures, paragraph, table
 from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, scale, shown
@@ -36,7 +37,8 @@ def write(records: Sequence[Record], sweeps: Sequence[Description], folder: Path
     """Writes results.parquet, summary.md, report.html and plots/*.png; returns the text of summary.md.
 
     Args:
-        records: one a run and seed: grid, protocol, dataset, run, seed and more, and what `evaluation.summarise` says.
+        records: one a run and seed: grid, protocol, dataset, run, seed and more, and what `evaluation.summarise` says;
+            "lr" is what it was trained with, "lr_tried" and "lr_values" what was tried, None where nothing was tuned.
         sweeps: descriptions of the sweeps that trained them.
         folder: exists.
     """
@@ -98,14 +100,18 @@ def page(records: Sequence[Record], sweeps: Sequence[Description]) -> str:
 
 def title(records: Sequence[Record]) -> str:
     """What the grid is."""
-    return f"{records[0]['grid'].capitalize()}: the paper's experiments, {records[0]['protocol']} protocol"
+    return f"{records[0]['grid'].capitalize()}: the paper's experiments, {grids.protocol_of(records[0])}"
 
 
 def write_up(records: Sequence[Record]) -> dict[str, tuple[str, list[Table]]]:
     """Data set -> the answer in a sentence, and the tables."""
     tables = _mollification if records[0]["grid"] == "mollification" else _matching
-    names = dict.fromkeys(record["dataset"] for record in records)
-    return {name: tables([record for record in records if record["dataset"] == name]) for name in names}
+    found = {}
+    for name in dict.fromkeys(record["dataset"] for record in records):
+        own = [record for record in records if record["dataset"] == name]
+        answer, parts = tables(own)
+        found[name] = answer, [*parts, *_rates(own)]
+    return found
 
 
 def _verified(records: Sequence[Record]) -> bool:
@@ -226,6 +232,38 @@ def _matching(records: Sequence[Record]) -> tuple[str, list[Table]]:
     return _answer("Information matching", "the baseline", differences, "baselines"), parts
 
 
+def _rates(records: Sequence[Record]) -> list[Table]:
+    """What every run got where learning rates were tuned."""
+    own = {record["run"]: record for record in records if record.get("lr_tried")}
+    if not own:
+        return []
+    header = ["run", *(f"untuned x {factor:g}" for factor in FACTORS), "used"]
+    rows = []
+    for run, record in own.items():
+        tried = zip(record["lr_tried"], record["lr_values"], strict=True)
+        cells = [f"{shown('corrupted_nll', value)} at {lr:g}" for lr, value in tried]
+        at_end = record["lr"] in (record["lr_tried"][0], record["lr_tried"][-1])
+        rows.append([run, *cells, f"{record['lr']:g}" + " (at the end)" * at_end])
+    return [Table("Learning rates tried: corrupted NLL on validation images", header, rows)]
+
+
+def _about_rates(records: Sequence[Record]) -> str:
+    """Whether learning rates were tuned alike."""
+    used = [f"{rate:g}" for rate in sorted({record["lr"] for record in records})]
+    if any(record["lr_tried"] for record in records):
+        return (
+            f"Learning rates: each run has the best of {len(FACTORS)} multiples of its untuned one, by corrupted NLL "
+            "on validation images, with a seed that is not measured: the same budget for all. Where the best is at the "
+            "end of what was tried, one further out may be better. Nothing else was tuned."
+        )
+    if records[0]["protocol"] == "published":
+        return f"Learning rates are as released ({', '.join(used)}); nothing was tuned."
+    return (
+        f"The learning rate ({', '.join(used)}) was tuned for no run, so part of a difference may be the learning "
+        "rate's: `--tune` tunes that of each, with the same budget."
+    )
+
+
 def _accuracy(error: Mean) -> Mean:
     """The mean of 1 - error."""
     return Mean(1 - error.value, 1 - error.high, 1 - error.low, error.count)
@@ -284,6 +322,7 @@ def notes(records: Sequence[Record]) -> list[str]:
         "does not mean equal: with few seeds only large differences are told.",
         f"ECE: {ESTIMATOR[ece]}{biased}. Corrupted: mean over 15 corruptions at 5 severities ({sources}; "
         f"{first['corrupted_cells']} of 75 cells). Final weights are measured; nothing was chosen on the test set.",
+        _about_rates(records),
         "Published figures are of the papers' full set-ups; ours compare only as far as the set-up equals them.",
     ]
 

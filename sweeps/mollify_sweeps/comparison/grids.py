@@ -8,7 +8,7 @@ which are three labels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,12 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.plan.runs import Run
 
 PROTOCOLS = ("fair", "published")
+
+
+def protocol_of(record: Mapping[str, Any]) -> str:
+    """The protocol of a measured run, in words."""
+    return f"{record['protocol']} protocol" + ", learning rates tuned" * bool(record["lr_tried"])
+
 
 FCR = ("flip", "crop", "rotate")
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {

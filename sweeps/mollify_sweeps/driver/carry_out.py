@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
+from mollify_sweeps.driver.publishing import RunningPage
 from mollify_sweeps.plan import runs
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.plan.table import show_plan
@@ -32,7 +33,9 @@ class Carried:
     code: int | None
 
 
-def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "") -> Carried:
+def carry_out(
+    console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "", page: RunningPage | None = None
+) -> Carried:
     """Shows the plan of a sweep and runs what is left of it.
 
     Args:
@@ -40,6 +43,7 @@ def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "
         sweep: what is run.
         dry_run: only show the plan.
         confirm: what comes after it, in words, for the plan.
+        page: is kept new while it runs.
 
     Raises:
         MollifyError: it cannot be run, or it broke.
@@ -62,7 +66,7 @@ def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "
             from mollify_sweeps.driver.tune import Stopped, execute  # Ray is slow to import
 
             try:
-                execute(sweep, console, still_ours)
+                execute(sweep, console, still_ours, page)
             except Stopped as stop:
                 console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
                 # To be copied: neither broken at the terminal's edge nor read as markup.

@@ -9,7 +9,7 @@ import shlex
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from mollify_core.errors import ConfigError
-from mollify_sweeps.display.page import Section
+from mollify_sweeps.comparison import confirmation, confirmed, crossing
+from mollify_sweeps.comparison.confirmation import Confirmation
+from mollify_sweeps.comparison.crossing import Plan
+from mollify_sweeps.plan.options import Confirm
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.report.build import PAGE, build, write_page
 from mollify_sweeps.report.terminal import print_result
 from mollify_sweeps.storage.patience import retry
 from mollify_sweeps.storage.store import Store, trial_folder
+from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
@@ -68,7 +72,7 @@ class Publication:
         """Writes the report to storage and prints it; returns the number of the best trial."""
         self._seen: dict[str, Any] = {
             "per_image": per_image(self.sweep.store, Results(self.study).compared.values()),
-            "evaluation": _tested(self.sweep, there=True),
+            "evaluation": _tested(self.sweep.store, there=True),
             "commands": _commands(self.sweep),
         }
         built = build(self.study, Path(self._folder.name), **self._seen)
@@ -77,52 +81,104 @@ class Publication:
         print_result(console, self.study, report_uri=self.page, commands=_commands(self.sweep))
         return built.best
 
-    def add(self, section: Section, name: str, text: str, *, answer: str) -> None:
-        """Gives the page another answer with its section right after it, and puts the same as text into a file."""
-        folder = Path(self._folder.name)
-        write_page(Results(self.study), folder / PAGE, **self._seen, extra=[section], answer=answer)
-        (folder / name).write_text(text, encoding="utf-8")
+    def add(self, found: Confirmation) -> None:
+        """Puts a confirmation on the page, and the same as text into confirmation.md."""
+        folder, name = Path(self._folder.name), "confirmation.md"
+        self._write(found, folder / PAGE)
+        (folder / name).write_text(confirmed.summary(found), encoding="utf-8")
         for changed in (PAGE, name):
             retry(functools.partial(self._store.write, changed, (folder / changed).read_bytes()))
 
+    def confirming(self, sweep: Sweep, plan: Plan, matters: float) -> RunningPage:
+        """Keeps the page new while a confirmation runs; arguments as of `read_confirmation`."""
 
-def write_kept_page(store: Store, path: Path, study_url: str | None = None) -> None:
-    """Writes the page of a kept sweep as it is now, also while it runs.
+        def write(study: Ledger, path: Path) -> None:
+            found = read_confirmation(study, plan, matters, sweep.store)
+            self._write(found, path, sweep.setup.total or 0)
+
+        return RunningPage(sweep, self._store, write)
+
+    def _write(self, found: Confirmation, path: Path, trainings: int = 0) -> None:
+        write_page(Results(self.study), path, **self._seen, **confirmed.on_page(found, trainings))
+
+
+def read_confirmation(study: Ledger, plan: Plan, matters: float, store: Store) -> Confirmation:
+    """What a confirmation says, which may still run.
 
     Args:
-        store: the sweep's folder.
+        study: of the confirming sweep.
+        plan: what it trains.
+        matters: the smallest difference that matters, see `Confirm`.
+        store: its folder.
+    """
+    return confirmation.read(study, plan, matters, per_image(store, Results(study).completed))
+
+
+def write_kept_page(store: Store, path: Path, study_url: str | None = None) -> None:
+    """Writes the page of a kept search as it is now, also while it runs, with its confirmation as far as it has gone.
+
+    Args:
+        store: the search's folder.
         path: of the page.
         study_url: see `reading.opened`.
 
     Raises:
-        ConfigError: it has no study yet.
+        ConfigError: it has no study yet, or searches nothing.
         StorageError: the sweep cannot be read, or the page not written.
     """
-    with kept(store, study_url) as (description, reading):
+    beside = store.beside(confirmation.SUFFIX)
+    with kept(store, study_url) as (description, reading), kept(beside, study_url) as (known, confirming):
         if reading.study is None:
             raise ConfigError(f"Expected a sweep with a study, but {store.uri!r} has none yet")
-        started = description.started if description else None
-        _write_page_now(reading.study, started.trials or 0 if started else 0, store, path)
+        results = Results(reading.study)
+        if not results.sweep.space:
+            raise ConfigError(
+                f"Expected a search, but {store.uri!r} trains recipes that were given: a confirmation stands on the "
+                "page of its search, a grid on that which reproduce.py writes"
+            )
+        more: dict[str, Any] = {}
+        if confirming.study is not None:
+            matters = Confirm.matters if known is None or known.matters is None else known.matters
+            plan = crossing.kept(results, confirming.study)
+            found = read_confirmation(confirming.study, plan, matters, beside)
+            more = confirmed.on_page(found, _trials(known))
+        _write_page_now(results, _trials(description), store, path, **more)
 
 
-def _write_page_now(study: Ledger, trials: int, store: Store, path: Path) -> None:
-    """Writes the page of a sweep that shall have so many trials, as it is now."""
-    results = Results(study)
+def _trials(description: Description | None) -> int:
+    """How many trials a kept sweep shall have, as far as that is known."""
+    return (description.started.trials or 0) if description and description.started else 0
+
+
+def _write_page_now(results: Results, trials: int, store: Store, path: Path, *, warning: str = "", **more: Any) -> None:
+    """Writes the page of a search that shall have so many trials, as it is now; `more` as `page.page` takes it."""
     ended = sum(trial.state.is_finished() for trial in results.trials)
     total = max(trials, len(results.trials))
-    warning = f"Unfinished: {ended} of {total} trials have ended." if ended < total else ""
-    write_page(results, path, per_image=per_image(store, results.compared.values()), warning=warning)
+    own = f"Unfinished: {ended} of {total} trials have ended." if ended < total else ""
+    seen = {"per_image": per_image(store, results.compared.values()), "evaluation": _tested(store, there=True)}
+    write_page(results, path, **seen, **more, warning=" ".join(filter(None, [own, warning])))
+
+
+def searching(sweep: Sweep) -> RunningPage:
+    """Keeps the page of a search new while it runs."""
+
+    def write(study: Ledger, path: Path) -> None:
+        _write_page_now(Results(study), sweep.setup.total or 0, sweep.store, path)
+
+    return RunningPage(sweep, sweep.store / "report", write)
 
 
 class RunningPage(Follower):
-    """Keeps the page of a running sweep on storage new: in a thread, after trials have ended, at most once a minute.
+    """Keeps a page on storage new while a sweep runs: in a thread, after trials have ended, at most once a minute.
 
     Args:
         sweep: that runs.
+        store: where the page lies.
+        write: is given the sweep's study, and where to write the page.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
-        self._sweep = sweep
+    def __init__(self, sweep: Sweep, store: Store, write: Callable[[Ledger, Path], None]) -> None:
+        self._sweep, self._store, self._page = sweep, store, write
         self._due = self._closed = False
         self._next = time.monotonic() + _EVERY
         self._thread: threading.Thread | None = None
@@ -149,9 +205,9 @@ class RunningPage(Follower):
         with contextlib.suppress(Exception), tempfile.TemporaryDirectory(prefix="mollify-page-") as folder:
             study = sweep.setup.location.load(sweep.name)
             if study is not None:
-                _write_page_now(study, sweep.setup.total or 0, sweep.store, Path(folder) / PAGE)
+                self._page(study, Path(folder) / PAGE)
                 if not self._closed:
-                    (sweep.store / "report").write(PAGE, (Path(folder) / PAGE).read_bytes())
+                    self._store.write(PAGE, (Path(folder) / PAGE).read_bytes())
         ended = time.monotonic()
         self._next = ended + max(_EVERY, _SHARE * (ended - began))
 
@@ -168,7 +224,7 @@ def _commands(sweep: Sweep) -> list[tuple[str, str]]:
             shlex.join(["python", "-m", "mollify_core.train", recipe, *flags]),
         ),
     ]
-    tested = _tested(sweep)
+    tested = _tested(sweep.store)
     if tested:
         words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
         commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
@@ -177,9 +233,9 @@ def _commands(sweep: Sweep) -> list[tuple[str, str]]:
     return [*commands, ("search on", str(sweep.command.with_trials(2 * sweep.setup.total)))]
 
 
-def _tested(sweep: Sweep, there: bool = False) -> Path | None:
+def _tested(store: Store, there: bool = False) -> Path | None:
     """Where a measurement on the test set is looked for; `there`: None unless there is one."""
-    path = sweep.store.local / "evaluation" / "evaluation.parquet" if sweep.store.local else None
+    path = store.local / "evaluation" / "evaluation.parquet" if store.local else None
     return path if path and (path.is_file() or not there) else None
 
 

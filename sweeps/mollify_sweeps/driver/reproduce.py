@@ -2,6 +2,7 @@
 
 <storage>/<grid>-<protocol>-<data set>-<network>-<hash>/    the sweep, as of a search
 <storage>/<grid>-<protocol>-<hash>/                         results.parquet, summary.md, plots/
+<storage>/<grid>-<protocol>-tune-…, …-tuned-…/              with --tune: what was tried, what was measured
 runs/<sweep>/evaluation/                                    finished cells of the measurement, kept
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from mollify_core.corruptions.benchmark import BENCHMARK
+from mollify_core.datasets import DatasetSpec
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.evaluation import LEVELS, cells, summarise
 from mollify_core.recipe import Recipe
 from mollify_sweeps.cluster.connection import cores
-from mollify_sweeps.comparison import grid_report, grids
+from mollify_sweeps.comparison import grid_report, grids, tuning
+from mollify_sweeps.comparison.tuning import Tuned
 from mollify_sweeps.driver.carry_out import Carried, carry_out
 from mollify_sweeps.evaluation import models
 from mollify_sweeps.evaluation.cells import digest, measure_cells
@@ -47,6 +50,7 @@ class Reproduction:
     Attributes:
         grid: "mollification" or "matching".
         protocol: one of `grids.PROTOCOLS`.
+        tune: the learning rate of every run is tuned before, see `tuning`.
         datasets: names or paths; empty takes the paper's.
         blocks: of mollification, as in "1,2".
         augmentations: of mollification; None takes all.
@@ -58,6 +62,7 @@ class Reproduction:
     running: Running
     grid: str
     protocol: str = "fair"
+    tune: bool = False
     datasets: tuple[str, ...] = ()
     blocks: str = "1,2,3,4,5,6"
     augmentations: tuple[str, ...] | None = None
@@ -79,21 +84,38 @@ def reproduce(options: Reproduction) -> int:
     dry_run = options.running.dry_run
     names = options.datasets or _DATA[options.grid]
     wanted = {name: _runs(options, name) for name in names}
+    settled = {name: _sweep(options, name, wanted[name]) for name in names}
+    trying = {name: _trying(options, name, settled[name], wanted[name]) for name in names if options.tune}
+    rates: dict[str, dict[str, Tuned]] = {}
     carried: dict[str, Carried] = {}
-    for name, sweep in {name: _sweep(options, name, wanted[name]) for name in names}.items():
+    for name, sweep in settled.items():
+        if name in trying:
+            console.print(
+                f"First the learning rate of every run, of {len(tuning.FACTORS)}, by validation with one seed:"
+            )
+            tried = carry_out(console, trying[name], dry_run=dry_run)
+            if tried.code is not None and not dry_run:
+                return tried.code
+            if tried.study is not None:
+                rates[name] = tuning.read(tried.study, sweep.base, wanted[name])
+                sweep = _with(options, sweep, tuning.tuned(sweep.base, wanted[name], rates[name]))
         carried[name] = carry_out(console, sweep, dry_run=dry_run)
         code = carried[name].code
         if code is not None and not dry_run:
             return code
     if dry_run:
         return 0
-    records = [record for name, one in carried.items() for record in _measure(console, options, one, wanted[name])]
+    records = [
+        record
+        for name, one in carried.items()
+        for record in _measure(console, options, one, wanted[name], rates.get(name, {}))
+    ]
     if not records:
         console.print("[bold red]No run has completed.[/]")
         return 1
     sweeps = [one.sweep for one in carried.values()]
     found = hashlib.sha256(",".join(sorted(sweep.name for sweep in sweeps)).encode()).hexdigest()[:6]
-    store = Store(options.running.keeping.storage) / f"{options.grid}-{options.protocol}-{found}"
+    store = Store(options.running.keeping.storage) / f"{_prefix(options)}{found}"
     with tempfile.TemporaryDirectory(prefix="mollify-grid-") as folder:
         summary = grid_report.write(records, [sweep.setup.description for sweep in sweeps], Path(folder))
         store.upload(Path(folder))
@@ -105,6 +127,8 @@ def reproduce(options: Reproduction) -> int:
 def _check(options: Reproduction) -> None:
     if options.protocol not in grids.PROTOCOLS:
         raise ConfigError(f"Unknown --protocol {options.protocol!r}{nearest(options.protocol, grids.PROTOCOLS)}")
+    if options.tune and options.protocol != "fair":
+        raise ConfigError(f"Expected --tune with --protocol fair, but got --protocol {options.protocol}")
     if options.seeds < 1:
         raise ConfigError(f"Expected --seeds to be at least 1, but got {options.seeds}")
     if options.test.corruptions not in SOURCES:
@@ -139,22 +163,47 @@ def _sweep(options: Reproduction, name: str, wanted: Sequence[Run]) -> Sweep:
     """The sweep of all runs for one data set."""
     spec = options.running.data.spec(name, options.training.image_size)
     base: Recipe = grids.base(options.grid, spec, options.protocol).with_(_settings(options.training))
-    search = runs.search(wanted, range(options.seed, options.seed + options.seeds))
-    sweep = settle.sweep(
+    for run in wanted:
+        base.with_(run.settings)  # a setting that cannot be is told now, not in a trial
+    return _settled(options, base, spec, wanted, range(options.seed, options.seed + options.seeds), _prefix(options))
+
+
+def _trying(options: Reproduction, name: str, sweep: Sweep, wanted: Sequence[Run]) -> Sweep:
+    """The sweep that tunes the learning rates of all runs for one data set."""
+    tried = [one for run in wanted for one in tuning.tried(sweep.base, run).values()]
+    spec, prefix = sweep.prepared.spec, f"{options.grid}-{options.protocol}-tune-"
+    return _settled(options, sweep.base, spec, tried, [tuning.seed(options.seed)], prefix)
+
+
+def _settled(
+    options: Reproduction, base: Recipe, spec: DatasetSpec, wanted: Sequence[Run], seeds: Sequence[int], prefix: str
+) -> Sweep:
+    search = runs.search(wanted, seeds)
+    return settle.sweep(
         options.running,
         base,
         spec,
         objectives=("corrupted_nll",),
         searches=(search,),
         trials=len(search.references),
-        prefix=f"{options.grid}-{options.protocol}-",
+        prefix=prefix,
     )
-    for run in wanted:
-        base.with_(run.settings)  # a setting that cannot be is told now, not in a trial
-    return sweep
 
 
-def _measure(console: Console, options: Reproduction, carried: Carried, wanted: Sequence[Run]) -> list[dict[str, Any]]:
+def _with(options: Reproduction, sweep: Sweep, wanted: Sequence[Run]) -> Sweep:
+    """A sweep of other runs."""
+    search = runs.search(wanted, range(options.seed, options.seed + options.seeds))
+    return replace(sweep, setup=replace(sweep.setup, searches=(search,)))
+
+
+def _prefix(options: Reproduction) -> str:
+    """Of the names of what is measured."""
+    return f"{options.grid}-{options.protocol}-" + "tuned-" * options.tune
+
+
+def _measure(
+    console: Console, options: Reproduction, carried: Carried, wanted: Sequence[Run], rates: Mapping[str, Tuned]
+) -> list[dict[str, Any]]:
     """What was measured on the test set of every completed run, a record a run and seed."""
     sweep, study = carried.sweep, carried.study
     assert study is not None
@@ -189,6 +238,9 @@ def _measure(console: Console, options: Reproduction, carried: Carried, wanted: 
                     "seed": seed,
                     "sweep": sweep.name,
                     "trial": trial.number,
+                    "lr": model.recipe.optim.lr,
+                    "lr_tried": list(rates[name].values) if name in rates else None,
+                    "lr_values": list(rates[name].values.values()) if name in rates else None,
                     "test_images": len(data.clean),
                     "corruptions": data.corrupted.source if data.corrupted else "none",
                     "verified": data.prepared.verified and (data.corrupted is None or data.corrupted.verified),

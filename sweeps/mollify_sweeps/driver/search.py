@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
-from mollify_sweeps.comparison import confirmation, confirmed
+from mollify_sweeps.comparison import confirmation
 from mollify_sweeps.driver.carry_out import carry_out
-from mollify_sweeps.driver.publishing import Publication, per_image
+from mollify_sweeps.driver.publishing import Publication, per_image, read_confirmation, searching
 from mollify_sweeps.plan import settle
 from mollify_sweeps.plan.options import Search
+from mollify_sweeps.plan.sweep import Sweep
+from mollify_sweeps.storage.store import SWEEP
 from mollify_sweeps.study.database import quiet_optuna
+from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.results import Results
 
 
@@ -24,7 +29,8 @@ def search(options: Search) -> int:
     confirmation.check(options.confirm)
     dry_run = options.running.dry_run
     sweep = settle.search(options)
-    carried = carry_out(console, sweep, dry_run=dry_run, confirm=confirmation.announced(sweep, options.confirm))
+    announced = confirmation.announced(sweep, options.confirm)
+    carried = carry_out(console, sweep, dry_run=dry_run, confirm=announced, page=searching(sweep))
     if carried.code is not None:
         return carried.code
     assert carried.study is not None
@@ -43,16 +49,24 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
         return 0
     seen = per_image(report.sweep.store, results.compared.values())
     console.print(f"\n{confirmation.outlook(results, seen, options.confirm)}", highlight=False, markup=False)
-    carried = carry_out(console, confirmation.settle_again(report.sweep, plan, options), dry_run=False)
+    sweep, matters = confirmation.settle_again(report.sweep, plan, options), options.confirm.matters
+    _keep_matters(sweep)
+    carried = carry_out(console, sweep, dry_run=False, page=report.confirming(sweep, plan, matters))
     if carried.code is not None:
         return carried.code
     assert carried.study is not None
-    measured = per_image(carried.sweep.store, Results(carried.study).completed)
-    found = confirmation.read(carried.study, plan, options.confirm, measured)
-    told = confirmation.verdicts(found)
-    report.add(confirmed.section(found), "confirmation.md", confirmed.summary(found), answer=told[0])
+    found = read_confirmation(carried.study, plan, matters, sweep.store)
+    report.add(found)
     console.print("\n[bold]Confirmed with further seeds[/]")
-    for text in [*told, *confirmation.advice(found), confirmation.note(found)]:
+    for text in [*confirmation.verdicts(found), *confirmation.advice(found), confirmation.note(found)]:
         console.print(text, highlight=False, markup=False)
     console.print(f"Report: {report.page}", soft_wrap=True, highlight=False)
     return 0
+
+
+def _keep_matters(sweep: Sweep) -> None:
+    """Puts into the sweep.json of a confirmation which difference matters now, for those who look at it later."""
+    text = sweep.store.read(SWEEP)
+    known = None if text is None else Description.from_json(text)
+    if known is not None and known.matters != sweep.setup.description.matters:
+        sweep.store.write(SWEEP, replace(known, matters=sweep.setup.description.matters).to_json())

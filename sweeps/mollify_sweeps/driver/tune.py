@@ -39,13 +39,19 @@ class Stopped(Exception):
     """The user, or the batch system, stopped the sweep."""
 
 
-def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lambda: None) -> None:
+def execute(
+    sweep: Sweep,
+    console: Console,
+    still_ours: Callable[[], None] = lambda: None,
+    page: RunningPage | None = None,
+) -> None:
     """Runs the trials that are left.
 
     Args:
         sweep: what is run.
         console: where the live view goes.
         still_ours: raises a SweepError once another driver has taken the sweep; asked all the time.
+        page: is kept new.
 
     Raises:
         Stopped: the user stopped it.
@@ -69,7 +75,6 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         project=following.project,
         notice=view.notice,
     )
-    page = RunningPage(sweep)
     snapshots = Snapshots(sweep.store, sweep.setup.location, sweep.name, view.notice)
     patience = _END_PATIENCE
     try:
@@ -81,7 +86,7 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
             show_addresses(console, board)
         with view:
             metrics = SweepMetrics(sweep.name, objective)
-            _watch(tuning, [trackers, view, metrics, page, _Copier(snapshots)], still_ours)
+            _watch(tuning, [trackers, view, metrics, _Copier(snapshots), *([page] if page else [])], still_ours)
         tuning.check(console)
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE
@@ -100,7 +105,8 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         ray.shutdown()  # first: nothing is to train on while the rest is written
         if board is not None:
             board.close()
-        page.close(patience)
+        if page is not None:
+            page.close(patience)
         snapshots.close(patience)
         trackers.close(patience)
 

@@ -18,7 +18,8 @@ from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.space import Reference, Space
 
-_SEED = ", seed "
+SEED = ", seed "
+"""Between the name of a run and its seed, in the name of its trial."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def search(runs: Sequence[Run], seeds: Sequence[int]) -> Search:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ConfigError(f"Expected runs of different names, but got {max(names, key=names.count)!r} twice")
-    made = (Reference(f"{r.name}{_SEED}{seed}", {}, {**r.settings, "seed": seed}) for seed in seeds for r in runs)
+    made = (Reference(f"{r.name}{SEED}{seed}", {}, {**r.settings, "seed": seed}) for seed in seeds for r in runs)
     return Search("", {}, Space({}, {}), tuple(made))
 
 
@@ -60,6 +61,6 @@ def completed(study: Ledger) -> dict[str, dict[int, FrozenTrial]]:
     """Run -> seed -> its completed trial."""
     found: dict[str, dict[int, FrozenTrial]] = {}
     for trial in study.get_trials((TrialState.COMPLETE,)):
-        name, _, seed = trial.user_attrs["reference"].rpartition(_SEED)
+        name, _, seed = trial.user_attrs["reference"].rpartition(SEED)
         found.setdefault(name, {})[int(seed)] = trial
     return found

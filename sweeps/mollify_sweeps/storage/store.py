@@ -49,12 +49,19 @@ class Store:
         return Store, (self.uri,)
 
     def __truediv__(self, name: str) -> Store:
-        child = copy.copy(self)
-        child.root = child.uri = f"{self.root}/{name}"
+        return self._longer(f"/{name}")
+
+    def beside(self, suffix: str) -> Store:
+        """The folder beside this one whose name has a suffix."""
+        return self._longer(suffix)
+
+    def _longer(self, more: str) -> Store:
+        other = copy.copy(self)
+        other.root = other.uri = f"{self.root}{more}"
         if "://" in self.uri:  # options of a URI stand behind the path
             path, question, options = self.uri.partition("?")
-            child.uri = f"{path.rstrip('/')}/{name}{question}{options}"
-        return child
+            other.uri = f"{path.rstrip('/')}{more}{question}{options}"
+        return other
 
     @property
     def local(self) -> Path | None:

@@ -53,6 +53,7 @@ class Description:
         sampler, pruner, seed: of the search.
         methods: method -> {"settings": what makes a recipe one of it, "space": names of what is searched in it}; empty
             where recipes are given.
+        matters: of a confirmation, the smallest difference that matters, as a share of the best plain recipe's value.
         dataset, verified, network: the data set's name, whether its files were checked, the network's name.
         versions, commit, created: where its numbers come from, and the time (ISO 8601) at which it was made.
         storage, study_url: where it is kept; without a password.
@@ -68,6 +69,7 @@ class Description:
     pruner: str
     seed: int
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    matters: float | None = None
     dataset: str = ""
     verified: bool = True
     network: str = ""
@@ -88,8 +90,9 @@ class Description:
         """The content of sweep.json; without what is not known."""
         tree = {"format": FORMAT, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
         del tree["started"]
-        if not self.methods:
-            del tree["methods"]
+        for name in ("methods", "matters"):
+            if not tree[name]:
+                del tree[name]
         return {**tree, **({} if self.started is None else {k: _plain(v) for k, v in vars(self.started).items()})}
 
     @classmethod
@@ -167,6 +170,7 @@ _KINDS: dict[str, Any] = {
     "versions": (dict, str),
     "commit": (None, str),
     "created": (None, str),
+    "matters": (None, float),
 }
 _STARTED: dict[str, Any] = {"program": str, "command": (list, str), "cwd": str, "host": str, "trials": int}
 _REQUIRED = ("name", *_IDENTITY)
@@ -185,12 +189,13 @@ def _read(tree: dict[str, Any], name: str, kind: Any) -> Any:
         items = value.values() if fine and outer is dict else value if fine and outer is list else ()
         fine = fine and (inner is None or all(isinstance(item, inner) for item in items))
     if not fine:
-        raise DataError(f"Expected `{name}` of a sweep's description to be {_WORDS[outer]}, but got {value!r:.80}")
+        words = _WORDS.get(kind) or _WORDS[outer]
+        raise DataError(f"Expected `{name}` of a sweep's description to be {words}, but got {value!r:.80}")
     return tuple(value) if outer is list else value
 
 
-_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts", dict: "a mapping"}
-_WORDS |= {None: "a text or null"}  # type: ignore[dict-item]
+_WORDS: dict[Any, str] = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
+_WORDS |= {dict: "a mapping", (None, str): "a text or null", (None, float): "a number or null"}
 
 
 def _plain(value: Any) -> Any:

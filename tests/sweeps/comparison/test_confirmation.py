@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import signal
 import subprocess
@@ -14,19 +15,24 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from rich.console import Console
 
+import status
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
 from mollify_sweeps.comparison.confirmation import Confirmation
 from mollify_sweeps.comparison.crossing import Cells, Plan
-from mollify_sweeps.plan import runs
-from mollify_sweeps.plan.options import Confirm
+from mollify_sweeps.driver import publishing
+from mollify_sweeps.plan import rehearsal, runs, settle
+from mollify_sweeps.plan.options import Command, Confirm, Following, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.plan.runs import Run
+from mollify_sweeps.storage.store import SWEEP, Store
 from mollify_sweeps.study.database import Location
-from mollify_sweeps.study.description import describe
+from mollify_sweeps.study.description import Started, describe
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.results import Results
+from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.space import Reference
 from mollify_sweeps.study.study import SweepStudy
 from places import ROOT
@@ -69,7 +75,7 @@ def read(values: dict[str, list[float]], plan: Plan = PLAN, matters: float = 0.0
     study = study_of_runs(values)
     plan = Plan(tuple(Run(name, {}) for name in values), plan.cells)
     named = {name.replace("_", " "): v for name, v in likes.items()}
-    return confirmation.read(study, plan, Confirm(0, 5, matters=matters), measured(study, named))
+    return confirmation.read(study, plan, matters, measured(study, named))
 
 
 def cells(
@@ -175,7 +181,7 @@ def test_the_methods_part_and_the_settings_part_add_up() -> None:
     assert sentence.startswith("Noise makes this classifier better: at the same other settings it changes")
     assert "over 5 seeds and 400 images" in sentence
     assert "use trial 4 (noise) rather than trial 0 (plain training)" in confirmation.advice(found)[0]
-    page = str(confirmed.section(found).parts)
+    page = str(confirmed.on_page(found)["extra"][0].parts)
     assert "the other settings" in page
     text = confirmed.summary(found)
     assert "# Confirmation of s\n" in text
@@ -237,6 +243,117 @@ def test_below_two_seeds_there_is_no_answer() -> None:
         "There is no answer about noise: fewer than two seeds of its recipes have completed."
     ]
     assert "no method to confirm" in confirmation.verdicts(read({"a": [1.0, 1.1]}, Plan((), ())))[0]
+
+
+def kept_search(folder: Path) -> Plan:
+    """A search in `folder`/s; returns what its confirmation trains."""
+    (folder / "s").mkdir()
+    setup = fair_setup(folder / "s", BASE, 8, "plain", "noise", shares={})
+    run_trials(SweepStudy(setup))
+    Store(str(folder / "s")).write(SWEEP, setup.description.to_json())
+    return crossing.plan(Results(study_of(setup)), BASE, Confirm(0), lambda recipe: 0.0)
+
+
+def kept_confirmation(folder: Path, plan: Plan, trials: int, **description: Any) -> None:
+    """Its confirmation with three seeds in `folder`/s-confirm, of which so many trainings have ended.
+
+    The method makes every image better by 0.1, the other settings do nothing.
+    """
+    place = folder / "s-confirm"
+    place.mkdir(exist_ok=True)
+    search = runs.search(plan.runs, [1, 2, 3])
+    location = Location.of_file(place / "study.sqlite")
+    started = Started(command=(), cwd="", host="", trials=len(search.references))
+    about = described(BASE, name="s-confirm", started=started, **description)
+    setup = Setup(location, about, BASE, (search,), trials)
+    run_trials(SweepStudy(setup))
+    store, rng = Store(str(place)), np.random.default_rng(0)
+    store.write(SWEEP, about.to_json())
+    images = rng.normal(1.0, 0.2, 400)
+    for trial in study_of(setup).get_trials((optuna.trial.TrialState.COMPLETE,)):
+        on = trial.user_attrs["recipe"]["method"] != "none"
+        values = io.BytesIO()
+        np.savez(values, corrupted_nll=images - 0.1 * on + rng.normal(0, 0.002))
+        store.write(f"trials/{trial.number:05d}/validation.npz", values.getvalue())
+
+
+def page_of(folder: Path) -> str:
+    assert status.main([str(folder / "s"), "--report", str(folder / "now.html")]) == 0
+    return re.sub(r"<[^>]*>", "", (folder / "now.html").read_text())
+
+
+def test_the_page_of_a_kept_search_shows_its_confirmation_as_far_as_it_has_gone(tmp_path: Path, capsys: Any) -> None:
+    plan = kept_search(tmp_path)
+    assert "trainings of the confirmation" not in page_of(tmp_path)
+    kept_confirmation(tmp_path, plan, 1)
+    begun = page_of(tmp_path)
+    assert "Unfinished: 1 of 12 trainings of the confirmation have ended." in begun
+    assert "There is no answer about mollification by noise: fewer than two seeds" in begun
+    assert "What the search alone suggests" not in begun, "it still is the answer"
+    kept_confirmation(tmp_path, plan, 8)
+    half = page_of(tmp_path)
+    assert "Unfinished: 8 of 12 trainings of the confirmation have ended." in half
+    answer = "Mollification by noise makes this classifier better: at the same other settings it changes"
+    assert half.index(answer) < half.index("What the search alone suggests")
+    assert "over 2 seeds and 400 images" in half
+    kept_confirmation(tmp_path, plan, 12)
+    whole = page_of(tmp_path)
+    assert "Unfinished" not in whole
+    assert "over 3 seeds and 400 images" in whole
+    (tmp_path / "s-confirm" / "sweep.json").unlink()
+    (tmp_path / "s-confirm" / "study.sqlite").unlink()
+    kept_confirmation(tmp_path, plan, 12, matters=0.5)
+    other = page_of(tmp_path)
+    margins = [float(re.search(r"A difference matters from ([\d.]+)", page)[1]) for page in (whole, other)]  # type: ignore[index]
+    assert margins[1] / margins[0] == pytest.approx(50, rel=0.01), "0.01 where nothing else was said"
+    assert status.main([str(tmp_path / "s-confirm"), "--report", str(tmp_path / "now.html")]) == 2
+    assert "a confirmation stands on the page of its search" in capsys.readouterr().err
+
+
+def test_a_kept_confirmation_is_read_by_the_names_of_its_runs(tmp_path: Path) -> None:
+    setup = fair_setup(tmp_path, BASE, 6, "plain", "mollification", shares={})
+    run_trials(SweepStudy(setup))
+    results = Results(study_of(setup))
+    for asked in (Confirm(0), Confirm(2), Confirm(1, parts=True)):
+        plan = crossing.plan(results, BASE, asked, lambda recipe: 0.25)
+        found = crossing.kept(results, study_of_runs({run.name: [1.0, 1.1] for run in plan.runs}))
+        assert found.cells == plan.cells
+        assert {run.name for run in found.runs} == {run.name for run in plan.runs}
+
+
+def test_the_page_of_a_search_is_kept_new_while_its_confirmation_runs(
+    tmp_path: Path, digits: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "seconds_per_trial", lambda *_: None)
+    monkeypatch.setattr(publishing, "_EVERY", 0.0)
+    options = Search(
+        Running(Command("sweeps/search.py", ()), keeping=Keeping(str(tmp_path)), following=Following("off")),
+        *("digits", RecipeOptions(network="resnet8", epochs=3, train_fraction=0.2, batch_size=64)),
+        methods=("plain", "noise"),
+        trials=6,
+        confirm=Confirm(0, 2, matters=0.25),
+        name="s",
+    )
+    searched = settle.search(options)
+    searched.local.mkdir()
+    run_trials(SweepStudy(searched.setup))
+    study = study_of(searched.setup)
+    plan = confirmation.planned(searched, Results(study), options.confirm)
+    sweep = confirmation.settle_again(searched, plan, options)
+    sweep.local.mkdir()
+    run_trials(SweepStudy(dataclasses.replace(sweep.setup, trials=3)))
+    with publishing.Publication(searched, study) as report:
+        report.build(Console(quiet=True))
+        file = tmp_path / "s/report/report.html"
+        assert "of the confirmation" not in file.read_text()
+        page = report.confirming(sweep, plan, 0.25)
+        page.end(0, "COMPLETE", {})
+        page.update({})
+        page.close(60)
+    text = file.read_text()
+    assert f"Unfinished: 3 of {2 * len(plan.runs)} trainings of the confirmation have ended." in text
+    assert "train the best again" in text, "what stood on the page stays"
+    assert not (tmp_path / "s-confirm/report").exists()
 
 
 @pytest.mark.parametrize(

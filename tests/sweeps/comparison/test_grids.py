@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from mollify_core.datasets import spec
 from mollify_core.errors import ConfigError
-from mollify_sweeps.comparison import grid_plots, grid_report, grids
+from mollify_core.recipe import Recipe
+from mollify_sweeps.comparison import grid_plots, grid_report, grids, tuning
 from mollify_sweeps.evaluation.models import find
+from mollify_sweeps.plan.runs import Run
+from mollify_sweeps.study.ledger import Ledger
 from places import ROOT
 from reproduce import main
 from setups import described
@@ -112,6 +118,9 @@ def record(run: str, seed: int, *, dataset: str = "cifar10", grid: str = "mollif
         "corruptions": "made",
         "verified": True,
         "corrupted_cells": 75,
+        "lr": 0.01,
+        "lr_tried": None,
+        "lr_values": None,
         **values,
         **more,
     }
@@ -204,6 +213,61 @@ def test_plots_are_drawn_for_what_is_there():
     assert grid_plots.draw(labels).keys() == {"cifar10_labels"}
 
 
+# ---- learning rates
+
+
+def test_every_run_is_tried_with_the_same_multiples_of_its_own_learning_rate() -> None:
+    base = Recipe().with_(lr=0.02, final_lr=0.001)
+    tried = tuning.tried(base, Run("a", {"lr": 0.001, "p_clean": 0.5}))
+    assert list(tried) == [0.0001, 0.0003, 0.001, 0.003, 0.01]
+    assert tried[0.003] == Run("a, lr 0.003", {"lr": 0.003, "final_lr": 0.003, "p_clean": 0.5})
+    assert len({base.with_(run.settings).hash for run in tuning.tried(base, Run("b", {})).values()}) == 5
+    assert tuning.seed(0) not in range(1000)
+    assert tuning.seed(0) != tuning.seed(1)
+
+
+def test_a_run_gets_what_was_best_on_validation_and_its_own_where_nothing_is_known() -> None:
+    study = optuna.create_study()
+    for name, value in {"a, lr 0.1": 1.5, "a, lr 0.01": 1.2, "a, lr 0.001": 1.3}.items():
+        study.enqueue_trial({}, user_attrs={"reference": f"{name}, seed 7"})
+        study.tell(study.ask(), value)
+    study.enqueue_trial({}, user_attrs={"reference": "a, lr 0.03, seed 7"})
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    base, wanted = Recipe().with_(lr=0.01), [Run("a", {"label": "hard"}), Run("b", {})]
+    found = tuning.read(Ledger.of(study), base, wanted)
+    assert found["a"].lr == 0.01
+    assert math.isnan(found["a"].values[0.03])
+    assert found["a"].values[0.1] == 1.5
+    assert found["b"].lr == 0.01
+    study.enqueue_trial({}, user_attrs={"reference": "a, lr 0.003, seed 7"})
+    study.tell(study.ask(), 1.0)
+    found = tuning.read(Ledger.of(study), base, wanted)
+    assert [run.settings["lr"] for run in tuning.tuned(base, wanted, found)] == [0.003, 0.01]
+    assert [run.name for run in tuning.tuned(base, wanted, found)] == ["a", "b"]
+
+
+def test_the_page_says_whether_learning_rates_were_tuned_and_what_each_run_got() -> None:
+    names = ["none, off", "none, mollified"]
+    plain = grid_report.summary([record(name, seed) for name in names for seed in (0, 1)], [SWEEP])
+    assert "was tuned for no run, so part of a difference may be the learning rate's" in plain
+    assert "untuned x 3" not in plain
+    released = grid_report.summary([record(name, 0, protocol="published") for name in names], [SWEEP])
+    assert "as released" in released
+    tried = {"lr_tried": [0.001, 0.003, 0.01, 0.03, 0.1], "lr_values": [2.5, 2.25, 1.25, 1.125, math.nan]}
+    best = {"none, off": 0.03, "none, mollified": 0.1}
+    records = [record(name, seed, lr=best[name], **tried) for name in names for seed in (0, 1)]
+    text = grid_report.summary(records, [SWEEP])
+    assert text.startswith("# Mollification: the paper's experiments, fair protocol, learning rates tuned")
+    assert "the same budget for all" in text
+    rows = text[text.index("### Learning rates tried") :]
+    assert row(rows, "none, off") == [
+        *("none, off", "2.500 at 0.001", "2.250 at 0.003", "1.250 at 0.01", "1.125 at 0.03"),
+        *("– at 0.1", "0.03"),
+    ]
+    assert row(rows, "none, mollified")[-1] == "0.1 (at the end)"
+    assert "Learning rates tried" in grid_report.page(records, [SWEEP])
+
+
 # ---- as a user
 
 
@@ -212,6 +276,7 @@ def test_plots_are_drawn_for_what_is_there():
     [
         (["mollify"], "invalid choice: 'mollify'"),
         (["matching", "--protocol", "unfair"], "Unknown --protocol 'unfair'"),
+        (["matching", "--protocol", "published", "--tune"], "--tune with --protocol fair"),
         (["mollification", "--blocks", "one"], "--blocks to be numbers"),
         (["mollification", "--blocks", "8"], "but got 8"),
         (["mollification", "--augmentations", "fcr", "--blocks", "3"], "no run of these"),
@@ -241,6 +306,15 @@ def test_the_plan_says_what_it_takes(tmp_path, monkeypatch, capsys):
     assert "58, a recipe and a seed each" in out  # 29 runs, as of CIFAR-100
     assert "about" in out
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_the_plan_of_tuned_learning_rates_names_both_sweeps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["matching", *SMALL, "--tune", "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "15, a recipe and a seed each" in out
+    assert "6, a recipe and a seed each" in out
+    assert out.index("Sweep matching-fair-tune-digits") < out.index("Sweep matching-fair-tuned-digits")
 
 
 def reproduce(folder: Path, *more: str) -> str:
@@ -280,3 +354,41 @@ def test_more_of_a_grid_adds_to_what_is_there(tmp_path):
     reproduce(tmp_path, "--augmentations", "none")
     assert "8 (4 finished, 4 to go)" in reproduce(tmp_path, "--augmentations", "none,fcr")
     check_results(tmp_path, ("none", "fcr"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)  # on a machine that does much else
+@pytest.mark.parametrize("grid", ["mollification", "matching"])
+def test_a_tuned_grid_is_killed_and_goes_on_to_the_same_page(grid: str, tmp_path: Path) -> None:
+    lines = ["--blocks", "1,2", "--augmentations", "none"] if grid == "mollification" else []
+    command = [sys.executable, str(ROOT / "sweeps/reproduce.py"), grid, "--tune", *SMALL, *lines, "--wandb", "off"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+
+    def run(folder: Path) -> str:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(whole)
+    tried = 5 * (2 if grid == "mollification" else 3)
+    for after in (3, tried + 1):  # trials that have ended: among those that tune, and among those that are measured
+        process = subprocess.Popen(command, cwd=cut, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 900
+        while len(list(cut.glob("runs/*/trials/*/validation.npz"))) < after and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert process.poll() is None, "it was to be killed on its way"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(cut)
+    for name in ("summary.md", "report.html", "results.parquet"):
+        one, other = (next(folder.glob(f"runs/{grid}-fair-tuned-*/{name}")).read_bytes() for folder in (whole, cut))
+        assert one == other
+    table = pq.read_table(next(whole.glob(f"runs/{grid}-fair-tuned-*/results.parquet"))).to_pylist()
+    for record in table:
+        values = dict(zip(record["lr_tried"], record["lr_values"], strict=True))
+        assert len(values) == 5
+        assert values[record["lr"]] == min(values.values())
+    assert run(cut).count("is finished: it has all its") == 2

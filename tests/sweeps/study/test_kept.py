@@ -160,11 +160,11 @@ def test_a_kept_sweep_over_plain_training_still_mollifies_where_it_draws_so(
 def test_a_running_sweep_has_a_page(kept: Path, digits: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "_EVERY", 0.0)
     sweep = settle.search(options_of(kept))
-    page, file = publishing.RunningPage(sweep), kept / "stopped" / "report" / "report.html"
+    page, file = publishing.searching(sweep), kept / "stopped" / "report" / "report.html"
     page.update({})
     page.close(30)
     assert not file.exists(), "no trial has ended"
-    page = publishing.RunningPage(sweep)
+    page = publishing.searching(sweep)
     page.end(0, "COMPLETE", {})
     page.update({})
     page.close(60)
