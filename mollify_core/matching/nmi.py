@@ -32,8 +32,8 @@ class Edges(NamedTuple):
 
     Attributes:
         top: the last bin.
-        scale: the bin of a value v is floor(scale v). The number of bins up to 1, or one last bit more where that puts an
-            edge below itself: means of blocks lie on edges too, and in float32 1 / 41 x 41 is less than 1.
+        scale: the bin of a value v is floor(scale v). The number of bins up to 1, or one last bit more where that puts
+            an edge below itself: means of blocks lie on edges too, and in float32 1 / 41 x 41 is less than 1.
         grey, step: every step-th edge is a grey level, `grey` of them up to 1.
         rounding: see `ROUNDING`.
     """
