@@ -8,7 +8,6 @@ it. f is in fixed point, so sums are exact, the same in any order, and zero entr
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -17,19 +16,18 @@ from torch import Tensor
 
 from mollify_core.compiled import kernel
 
-if TYPE_CHECKING:
-    from mollify_core.matching.nmi import Edges
-
 _UNIT = 1 << 32  # f(N) stays below 2^63 up to 80 million pixels
 
 
-def channel_nmi(x: Tensor, y: Tensor, bins: int, edges: Edges, constants_match: bool, shuffle: Tensor | None) -> Tensor:
+def channel_nmi(
+    x: Tensor, y: Tensor, bins: int, edges: tuple[float, ...], constants_match: bool, shuffle: Tensor | None
+) -> Tensor:
     """NMI of each pair of channels, after that with the pixels of y shuffled.
 
     Args:
         x, y: (batch, channels, height, width) float32 on the CPU.
         bins: grey levels, 2 to 256.
-        edges: where they begin, of x and of y, as in the plain form.
+        edges: where they begin, the five numbers of `mollify_core.matching.nmi.Edges`.
         constants_match: the NMI of two channels that fill the same single bin is 1, not 0.
         shuffle: (height * width,) int64 permutation of pixels, or None.
 
