@@ -164,8 +164,9 @@ def split(batch: Batch, size: int, generator: torch.Generator) -> list[Batch]:
     if parts == 1:
         return [batch]
     order = torch.randperm(rows, generator=generator).to(batch.x.device, non_blocking=True)
-    columns = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    held = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    columns: dict[str, Any] = {name: column for name, column in held.items() if column is not None}
     return [
-        Batch(**{name: None if column is None else column[rows] for name, column in columns.items()})
+        dataclasses.replace(batch, **{name: column[rows] for name, column in columns.items()})
         for rows in (order[part::parts] for part in range(parts))
     ]
