@@ -607,14 +607,21 @@ def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
 
 
 def test_train_command_gives_a_trials_metrics_of_the_images_that_choose(digits, tmp_path, capsys):
+    """Also of one that ran out of memory under way, and went on with batches in parts."""
     recipe = SMALL.with_({**JUDGED, "epochs": 1})
-    training = Training(recipe, training_data(recipe, digits))
+    parts = [[0, 0, 1], [0, 1, 2]]
+    training = Training(recipe, training_data(recipe, digits), accumulate=Parts.read(parts))
     training.run_epoch()
     metrics, _ = training.final()
     path = tmp_path / "best_recipe.json"
-    path.write_text(json.dumps({"recipe": recipe.to_dict(), "metrics": metrics}))
+    found = {"recipe": recipe.to_dict(), "metrics": metrics, "provenance": {"accumulate": parts}}
+    path.write_text(json.dumps(found))
     assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
     assert "equal to the sweep's trial" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["provenance"]["accumulate"] == parts
+    path.write_text(json.dumps({**found, "provenance": {"accumulate": 0}}))
+    assert train_main([str(path), "--out", str(tmp_path / "b")]) == 2
+    assert "Expected `accumulate` to be at least 1" in capsys.readouterr().err
 
 
 def test_train_command_trains_on_validation_too_for_use(digits, tmp_path, capsys):
