@@ -37,12 +37,13 @@ class Preempted(MollifyError, RuntimeError):
 
 
 class NonFiniteLossError(MollifyError, ArithmeticError):
-    """The training loss became NaN or infinite.
+    """The training loss, or what validation measures, became NaN or infinite.
 
     Attributes:
         epoch: epoch index, from 0.
         step: step index within the epoch, from 0.
-        times: mollification times t, or strengths d of distortions, that were drawn for the images of that step.
+        times: mollification times t, or strengths d of distortions, that were drawn for the images of that step; none
+            where it was found in validation.
     """
 
     def __init__(self, message: str, *, epoch: int, step: int, times: Sequence[float] = ()) -> None:

@@ -1,7 +1,7 @@
 """`python -m mollify_core.train best_recipe.json`: trains one recipe alone, in plain PyTorch.
 
-On one CPU with the same number of threads it gives the very numbers that a sweep's trial gave; as a trial's, they
-are of the validation images that choose.
+On one CPU with the same number of threads it gives the very numbers that a sweep's trial gave, also where memory ended
+and the trial went on with batches in parts; as a trial's, they are of the validation images that choose.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mollify_core.datasets.options import DataOptions, add_data_options, data_op
 from mollify_core.errors import ConfigError, DataError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.program import Parser, guarded
 from mollify_core.recipe import Recipe
+from mollify_core.steps import Parts
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
 from mollify_core.worker import Worker
@@ -87,14 +88,16 @@ def train(
     origin = _origin(path)
     if threads is not None and threads < 1:
         raise ConfigError(f"Expected --threads to be at least 1, but got {threads}")
-    threads = threads or origin.get("provenance", {}).get("threads")
+    provenance = origin.get("provenance", {})
+    threads = threads or provenance.get("threads")
+    parts = Parts.read(provenance.get("accumulate", 1))  # into which a trial that ran out of memory cut its batches
     if threads:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("Expected a CUDA device for --device cuda, but there is none")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     prepared = data.prepare(recipe.data.dataset, recipe.data.image_size)
-    expected = origin.get("provenance", {}).get("fingerprint")
+    expected = provenance.get("fingerprint")
     if expected not in (None, prepared.fingerprint):
         raise DataError(
             f"Expected the data set {expected} that the recipe was found on, but got {prepared.fingerprint}"
@@ -111,7 +114,7 @@ def train(
     local, kept = fs.LocalFileSystem(), str(folder / "checkpoints")
     state = checkpoint.load_newest(local, kept, lambda text: print(f"! {text}"))
     images = training_data(recipe, prepared, where, final=final)
-    training = Training(recipe, images, Worker(device=where), state)
+    training = Training(recipe, images, Worker(device=where), state, parts)
     print(f"{recipe.model.network} on {recipe.data.dataset}, {where}, {torch.get_num_threads()} threads, to {folder}")
     if final:
         print(
@@ -152,6 +155,7 @@ def train(
             "verified": prepared.verified,
             "device": where.type,
             "threads": torch.get_num_threads(),
+            "accumulate": parts.written,
             "torch": str(torch.__version__),
         },
     }

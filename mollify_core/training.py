@@ -26,11 +26,12 @@ from mollify_core.amount import mean_strength
 from mollify_core.augment import augment
 from mollify_core.batch import Batch, losses, make_batch, times
 from mollify_core.classifier import Classifier, build_network
-from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
+from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted
 from mollify_core.measure.validation import epoch_images, image_values, validation_means
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
+from mollify_core.steps import Parts, Steps, check_steps, split
 from mollify_core.training_data import TrainingData
 from mollify_core.worker import Worker
 
@@ -51,20 +52,6 @@ class Epoch:
 
     index: int
     metrics: dict[str, float]
-
-
-def check_batch_size(recipe: Recipe, workers: int) -> None:
-    """Checks that every worker gets an image of a full step.
-
-    Raises:
-        ConfigError: the batch is too small, or not a multiple of `repeat`.
-    """
-    size, repeat = recipe.optim.batch_size, recipe.mollify.repeat
-    if size % repeat:
-        raise ConfigError(f"Expected `batch_size` to be a multiple of repeat {repeat}, but got {size}")
-    if size < workers * repeat:
-        each = f"{workers} worker{'s' * (workers > 1)}" + (f" times repeat {repeat}" if repeat > 1 else "")
-        raise ConfigError(f"Expected `batch_size` to be at least an image for each of {each}, but got {size}")
 
 
 def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
@@ -90,9 +77,9 @@ class Training:
         data: what to train on.
         worker: this process among its peers.
         state: a checkpoint of the same recipe to go on from.
-        accumulate: parts in which the network sees a batch, for less memory. Images, degradations and steps stay the
-            same, and the gradient is that of the whole batch up to rounding; but the statistics of BatchNorm are those
-            of a part, and the masks of dropout are drawn for each part.
+        accumulate: parts in which the network sees a batch from now on, for less memory; or how many it has at each
+            step. Images, degradations and steps stay the same, and the gradient is that of the whole batch up to
+            rounding; but the statistics of BatchNorm are those of a part, and the masks of dropout are drawn for each.
 
     Raises:
         ConfigError: the recipe does not fit the data or the workers.
@@ -105,20 +92,20 @@ class Training:
         data: TrainingData,
         worker: Worker | None = None,
         state: checkpoint.Checkpoint | None = None,
-        accumulate: int = 1,
+        accumulate: int | Parts = 1,
     ) -> None:
-        if accumulate < 1:
-            raise ConfigError(f"Expected `accumulate` to be at least 1, but got {accumulate}")
         self.recipe, self.data, self.worker = recipe, data, worker or Worker()
-        self.accumulate = accumulate
-        world = self.worker.world
-        check_batch_size(recipe, world)
-        device = self.worker.device
+        self.parts = accumulate if isinstance(accumulate, Parts) else Parts.read(accumulate)
+        if state is not None and not isinstance(accumulate, Parts):
+            self.parts = Parts.read(state.meta.get("accumulate", 1)).then(state.epoch, state.step, accumulate)
+        world, device = self.worker.world, self.worker.device
+        channels, height, width = data.fit.images.shape[1:]
+        check_steps(recipe, len(data.fit), (world,), data.classes, (channels, height, width))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(recipe.seed, "init"))
-            channels, height, width = data.fit.images.shape[1:]
             network = build_network(recipe, data.classes, (channels, height, width))
-        if world > 1 and device.type == "cuda" and accumulate == 1:  # it has no CPU kernels; parts may differ in number
+        # It has no CPU kernels, and parts may differ in number.
+        if world > 1 and device.type == "cuda" and self.parts.most == 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(recipe, self.network)
@@ -149,7 +136,11 @@ class Training:
     @property
     def images_per_step(self) -> int:
         """Different images of a full step, over all workers."""
-        return self.recipe.optim.batch_size // self.recipe.mollify.repeat
+        return self._steps.size
+
+    @property
+    def _steps(self) -> Steps:
+        return Steps.of(self.recipe, len(self.data.fit), self.worker.world)
 
     def run(self, stop: Stop | None = None) -> Iterator[Epoch]:
         """Trains the epochs that are left, one report after each; the caller may stop at any of them."""
@@ -163,7 +154,7 @@ class Training:
             stop: asked after each step whether to stop there; several workers stop when one of them is told to.
 
         Raises:
-            NonFiniteLossError: the loss became NaN or infinite.
+            NonFiniteLossError: the loss, or what validation measures, became NaN or infinite.
             Preempted: `stop` said so; `state` is then that after the last step, and training goes on from it as if
                 it had never stopped.
         """
@@ -213,13 +204,11 @@ class Training:
             started: when the epoch started, by `time.perf_counter`.
             stop: see `run_epoch`.
         """
-        recipe, worker, total = self.recipe, self.worker, len(self.data.fit)
+        recipe, worker, total, steps = self.recipe, self.worker, len(self.data.fit), self._steps
         self._parallel.train()
         # One order for all workers: a step's images are the same however many share them.
         order = torch.randperm(total, generator=rng.generator(recipe.seed, self.epoch, 0, "order")).to(worker.device)
-        batch = self.images_per_step
-        steps = math.ceil(total / batch)
-        sums = torch.zeros(steps, device=worker.device)
+        sums = torch.zeros(len(steps), device=worker.device)
         errors = torch.zeros((), device=worker.device)
         done = self.progress.step if self.progress else 0
         if self.progress and worker.rank == 0:  # they are of all workers
@@ -229,21 +218,20 @@ class Training:
         devices = [worker.device] if worker.device.type == "cuda" else []
         generators = [torch.default_generator, *(torch.cuda.default_generators[_index(d)] for d in devices)]
         with torch.random.fork_rng(devices=devices):
-            for step in range(done, steps):
+            for step in range(done, len(steps)):
                 for generator in generators:
                     generator.manual_seed(rng.derive(recipe.seed, self.epoch, step, worker.rank, "network"))
-                share = self._share(step)
+                share = steps.share(step, worker.rank)
                 # At the last step a worker may have nothing left. It still has to take part in the exchange of
                 # gradients: one image, weight 0.
                 weight = 1.0 if share else 0.0
                 rows = order[share.start : share.stop : share.step] if share else order[:1]
-                in_step = min((step + 1) * batch, total) - step * batch
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, self.epoch, (step + 1) / steps)
-                sums[step], wrong = self._step(step, rows, in_step, weight)
+                    group["lr"] = learning_rate(recipe, self.epoch, (step + 1) / len(steps))
+                sums[step], wrong = self._step(step, rows, steps.among(step), weight)
                 errors += wrong
                 stopped = stop is not None and self._stopped(stop, step)
-                if stopped or step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == steps - 1:
+                if stopped or step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == len(steps) - 1:
                     self._check_finite(sums[: step + 1])
                 if stopped:
                     each = worker.sum(sums[: step + 1].cpu()).tolist()
@@ -252,13 +240,6 @@ class Training:
                     raise Preempted(f"Training stopped in epoch {self.epoch} after step {step}")
         total_loss, total_errors = worker.sum(torch.stack([sums.sum().cpu(), errors.cpu()]).double()).tolist()
         return total_loss, total_errors
-
-    def _share(self, step: int) -> range:
-        """Where this worker's images of a step stand in the epoch's order: every world-th of the step's."""
-        rank, world = self.worker.rank, self.worker.world
-        batch = self.images_per_step
-        start = step * batch
-        return range(start + (rank - start) % world, min(start + batch, len(self.data.fit)), world)
 
     def _stopped(self, stop: Stop, step: int) -> bool:
         """Whether any worker is to stop after this step; the same on every worker."""
@@ -284,7 +265,8 @@ class Training:
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
         scale = worker.world / (in_step * recipe.mollify.repeat)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self._parts(batch)
+        most = -(-recipe.optim.batch_size // (worker.world * self.parts.at(self.epoch, step)))
+        parts = split(batch, most, rng.generator(*key, "parts"))
         results = []
         for part in parts:
             with contextlib.nullcontext() if part is parts[-1] else self._apart():
@@ -296,14 +278,6 @@ class Training:
             self.average.update_parameters(self.network)
         loss, wrong = (torch.stack(values).sum() for values in zip(*results, strict=True))
         return loss, wrong
-
-    def _parts(self, batch: Batch) -> list[Batch]:
-        """A batch in the parts that the network sees one after the other."""
-        size = -(-self.recipe.optim.batch_size // (self.worker.world * self.accumulate))
-        columns = (batch.x, batch.labels, batch.strength)
-        soft = batch.soft.split(size) if batch.soft is not None else None
-        parts = zip(*(column.split(size) for column in columns), strict=True)
-        return [Batch(x, label, soft[i] if soft else None, g) for i, (x, label, g) in enumerate(parts)]
 
     def _backward(self, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
         """Adds the gradient of `scale` times the sum of losses; returns (sum of losses, number of errors)."""
@@ -320,7 +294,7 @@ class Training:
         if len(bad):
             step = int(bad[0])
             key = (self.recipe.seed, self.epoch, step, self.worker.rank)
-            rows = max(1, len(self._share(step))) * self.recipe.mollify.repeat
+            rows = max(1, len(self._steps.share(step, self.worker.rank))) * self.recipe.mollify.repeat
             drawn = times(rows, self.data.fit.images.shape[-1], self.recipe, *key)
             told = f"t from {min(drawn):.3g} to {max(drawn):.3g}" if drawn else "no image degraded"
             raise NonFiniteLossError(
@@ -330,15 +304,29 @@ class Training:
                 times=drawn,
             )
 
-    @torch.inference_mode()
     def validate(self, k: int | None = None) -> Tensor:
-        """(cells, k, 5) values of the first k validation images (None: all), the same on every worker."""
+        """(cells, k, 5) values of the first k validation images (None: all), the same on every worker.
+
+        Raises:
+            NonFiniteLossError: one of them is NaN or infinite.
+        """
         validation = self.data.validation
         assert validation is not None
         k = len(validation) if k is None else k
+        # Each worker's batch norm has seen its own images: all measure with what worker 0 keeps.
+        self.worker.spread(self.evaluated.buffers())
         classifier = Classifier(self.evaluated.eval(), self._normalise, self.recipe, self.data.classes)
-        values = validation.measure(classifier, self.worker.share(k))
-        return self.worker.sum(values)[:, :k]
+        with torch.inference_mode():
+            values = self.worker.sum(validation.measure(classifier, self.worker.share(k)))[:, :k]
+        bad = values[~torch.isfinite(values)]
+        if len(bad):
+            epoch = max(self.epoch - 1, 0)
+            raise NonFiniteLossError(
+                f"Expected finite outputs in validation after epoch {epoch}, but got {float(bad[0])}",
+                epoch=epoch,
+                step=len(self._steps) - 1,
+            )
+        return values
 
     @property
     def evaluated(self) -> nn.Module:
@@ -354,6 +342,7 @@ class Training:
         model = _on_cpu(self.network.state_dict())
         average = {} if self.average is None else _on_cpu(self.average.state_dict())
         known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
+        known |= {"accumulate": self.parts.written}
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,12 @@ class Worker:
         values = values.to(self.device)
         dist.all_reduce(values)
         return values.cpu()
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with those of rank 0."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def agree(self, flag: bool) -> bool:
         """Rank 0's flag, known to all."""

@@ -1,6 +1,7 @@
 """Mosaic of a batch, each row with its own block size, on one thread: every pixel is read once and written once.
 
-Means are taken in float64, so they may differ from the plain form's in the last bits of float32.
+As in the plain form grey levels are summed, exactly where they are whole numbers; means of others may differ from its
+in the last bits of float32.
 """
 
 from __future__ import annotations
@@ -37,26 +38,28 @@ def _average(band, side, height):
         for j in range(left, right):
             total += band[j]
         for j in range(left, right):
-            band[j] = total / (height * (right - left))
+            band[j] = total / (255 * height * (right - left))
 
 
 @kernel("void(float32[:,:,:,::1], int64[::1], float32[:,:,:,::1])")
 def _mosaic(x, block, out):
     batch, channels, height, width = x.shape
     band = np.empty(width)  # float64
+    grey = np.float32(255)
     for n in range(batch):
         side = block[n]
         for c in range(channels):
             source, target = x[n, c], out[n, c]
+            if side == 1:
+                target[:] = source
+                continue
             for top in range(0, height, side):
                 bottom = min(top + side, height)
-                for j in range(width):
-                    band[j] = source[top, j]
-                for i in range(top + 1, bottom):
+                band[:] = 0
+                for i in range(top, bottom):
                     for j in range(width):
-                        band[j] += source[i, j]
-                if side > 1:
-                    _average(band, side, bottom - top)
+                        band[j] += source[i, j] * grey
+                _average(band, side, bottom - top)
                 for i in range(top, bottom):
                     for j in range(width):
                         target[i, j] = band[j]

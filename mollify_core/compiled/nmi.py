@@ -19,13 +19,15 @@ from mollify_core.compiled import kernel
 _UNIT = 1 << 32  # f(N) stays below 2^63 up to 80 million pixels
 
 
-def channel_nmi(x: Tensor, y: Tensor, bins: int, levels: int, constants_match: bool, shuffle: Tensor | None) -> Tensor:
+def channel_nmi(
+    x: Tensor, y: Tensor, bins: int, edges: tuple[float, ...], constants_match: bool, shuffle: Tensor | None
+) -> Tensor:
     """NMI of each pair of channels, after that with the pixels of y shuffled.
 
     Args:
         x, y: (batch, channels, height, width) float32 on the CPU.
-        bins: grey levels, 2 to 256; the bin of a value v is floor(levels v), limited to [0, bins - 1].
-        levels: see `bins`.
+        bins: grey levels, 2 to 256.
+        edges: where they begin, the five numbers of `mollify_core.matching.nmi.Edges`.
         constants_match: the NMI of two channels that fill the same single bin is 1, not 0.
         shuffle: (height * width,) int64 permutation of pixels, or None.
 
@@ -37,7 +39,7 @@ def channel_nmi(x: Tensor, y: Tensor, bins: int, levels: int, constants_match: b
     counts = np.zeros(bins * bins, np.uint16 if pixels < 1 << 16 else np.uint32)
     order = np.empty(0, np.int64) if shuffle is None else shuffle.numpy()
     nmi = np.empty((1 if shuffle is None else 2, rows), np.float32)
-    _channel_nmi(a, b, bins, levels, constants_match, order, _c_log_c(pixels), counts, nmi)
+    _channel_nmi(a, b, bins, tuple(map(np.float32, edges)), constants_match, order, _c_log_c(pixels), counts, nmi)
     return torch.from_numpy(nmi)
 
 
@@ -49,8 +51,7 @@ def _c_log_c(pixels: int) -> np.ndarray:
 
 
 @numba.njit
-def _bin(value, levels, top):
-    scaled = value * levels
+def _bin(scaled, top):
     if not scaled > 0:  # so that NaN is 0 too
         return np.uint16(0)
     return np.uint16(min(scaled, top))
@@ -68,19 +69,24 @@ def _tally(cells, counts, gain):
 
 
 @kernel(
-    "void(float32[:,::1], float32[:,::1], int64, int64, boolean, int64[::1], int64[::1], uint16[::1], float32[:,::1])",
-    "void(float32[:,::1], float32[:,::1], int64, int64, boolean, int64[::1], int64[::1], uint32[::1], float32[:,::1])",
+    *(
+        "void(float32[:,::1], float32[:,::1], int64, UniTuple(float32, 5), boolean, int64[::1], int64[::1], "
+        f"{counts}[::1], float32[:,::1])"
+        for counts in ("uint16", "uint32")
+    )
 )
-def _channel_nmi(x, y, bins, levels, constants_match, shuffle, f, counts, nmi):
+def _channel_nmi(x, y, bins, edges, constants_match, shuffle, f, counts, nmi):
     rows, pixels = x.shape
-    scale, top = np.float32(levels), np.float32(bins - 1)
+    top, scale, grey, step, rounding = edges
     gain = f[1:] - f[:-1]
     cells, b = np.empty(pixels, np.uint16), np.empty(pixels, np.uint16)
     columns = np.empty(bins, np.uint32)
     for row in range(rows):
         for p in range(pixels):
-            b[p] = _bin(y[row, p], scale, top)
-            cells[p] = _bin(x[row, p], scale, top) * bins + b[p]
+            value, other = x[row, p], y[row, p]
+            a = _bin(max(value * scale, np.floor((value + rounding) * grey) * step), top)
+            b[p] = a if abs(value - other) < rounding else _bin(other * scale, top)
+            cells[p] = a * bins + b[p]
         joint = _tally(cells, counts, gain)
         columns[:] = 0
         marginals = 0

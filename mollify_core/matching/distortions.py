@@ -221,7 +221,7 @@ def mosaic(x: Tensor, d: Tensor, power: float = 2.0) -> Tensor:
     """Replaces each square block of pixels by its mean, channel by channel.
 
     Blocks have b = max(1, floor(max(height, width) (d + 0.001)^power)) pixels a side, from the top left on; the last
-    ones are truncated. The mean over a block is separable: y = B_h x B_w^T with averaging matrices B.
+    ones are truncated. The sum over a block is separable: B_h x B_w^T with matrices B of 0 and 1.
 
     Args:
         x: (batch, channels, height, width) float32 images.
@@ -238,9 +238,12 @@ def mosaic(x: Tensor, d: Tensor, power: float = 2.0) -> Tensor:
         from mollify_core.compiled import mosaic as kernel
 
         return kernel.mosaic(x, block)
-    rows = _averages(height, x.device).index_select(0, block.clamp(max=height))
-    columns = rows if width == height else _averages(width, x.device).index_select(0, block.clamp(max=width))
-    return _separable(x, rows, columns)
+    rows = _blocks(height, x.device).index_select(0, block.clamp(max=height))
+    columns = rows if width == height else _blocks(width, x.device).index_select(0, block.clamp(max=width))
+    # Sums of grey levels, divided at the end: whole numbers are summed exactly, and a mean may lie on an edge of a bin.
+    pixels = (rows.sum(2).unsqueeze(2) * columns.sum(2).unsqueeze(1)).unsqueeze(1)
+    means = _separable(x * 255, rows, columns).div_(255 * pixels)
+    return torch.where((block > 1).view(-1, 1, 1, 1), means, x)
 
 
 def _check_images(x: Tensor) -> None:
@@ -303,11 +306,10 @@ def _shifts(side: int, radius: int, device: torch.device) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _averages(side: int, device: torch.device) -> Tensor:
-    """(side + 1, side, side): matrix b averages over blocks of b pixels, the last one truncated; b = 0 is unused."""
+def _blocks(side: int, device: torch.device) -> Tensor:
+    """(side + 1, side, side): matrix b sums over blocks of b pixels, the last one truncated; b = 0 is unused."""
     block = torch.arange(side) // torch.arange(side + 1).clamp_(min=1).unsqueeze(1)
-    same = (block.unsqueeze(2) == block.unsqueeze(1)).float()
-    return (same / same.sum(2, keepdim=True)).to(device)
+    return (block.unsqueeze(2) == block.unsqueeze(1)).float().to(device)
 
 
 @functools.lru_cache(maxsize=16)

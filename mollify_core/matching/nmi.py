@@ -4,14 +4,14 @@ Source: Bonilla Salvador (2025), whose released code computes it image by image.
 one image predict those of the other; it knows nothing of classes, and is not differentiable.
 
 On a CPU with numba a compiled kernel does the same, see `mollify_core.compiled`. It sums exactly where the form below
-rounds to float32, so a run with it and one without may differ in the last bits of every NMI, and by more (up to 1e-3)
-for mosaics, whose last bits differ too and can put a pixel into the neighbouring bin.
+rounds to float32, so a run with it and one without may differ in the last bits of every NMI (2e-6).
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,38 @@ from mollify_core.errors import ConfigError, DataError
 
 CHUNK = 32
 """Images whose histograms are built at once on a CPU, so that they stay in its cache."""
+ROUNDING = 2.0**-18
+"""Differences below this are rounding: a blur or a mosaic moves areas that it leaves as they are by up to 2.5e-6. Grey
+levels k / 255 can lie on edges of bins (85, 170 and 255 where there are 63), so that half of such an area would fall
+into the bin below. Any level that is not on an edge is at least 1 / (255 x 256) = 15e-6 away from one."""
+
+
+class Edges(NamedTuple):
+    """Where bins begin.
+
+    Attributes:
+        top: the last bin.
+        scale: the bin of a value v is floor(scale v). The number of bins up to 1, or one last bit more where that puts
+            an edge below itself: means of blocks lie on edges too, and in float32 1 / 41 x 41 is less than 1.
+        grey, step: every step-th edge is a grey level, `grey` of them up to 1.
+        rounding: see `ROUNDING`.
+    """
+
+    top: float
+    scale: float
+    grey: float
+    step: float
+    rounding: float = ROUNDING
+
+    @classmethod
+    @functools.cache
+    def make(cls, bins: int, levels: int) -> Edges:
+        """Those of `bins` bins, `levels` of which lie below 1."""
+        grey, scale = math.gcd(levels, 255), torch.tensor(float(levels))
+        edge = torch.arange(levels + 1)
+        if (edge / levels * scale < edge).any():
+            scale.nextafter_(torch.tensor(math.inf))
+        return cls(bins - 1, scale.item(), grey, levels // grey)
 
 
 def normalized_mutual_information(
@@ -35,7 +67,9 @@ def normalized_mutual_information(
     """NMI = 2 I(x, y) / (H(x) + H(y)) of each pair of images, the mean over channels, in [0, 1].
 
     Args:
-        x, y: (batch, channels, height, width) float32 images; values outside [0, 1] count as 0 or 1.
+        x, y: (batch, channels, height, width) float32 images, the original and what was made of it; values outside
+            [0, 1] count as 0 or 1. A pixel of `y` that differs from that of `x` by less than `ROUNDING` is in its bin,
+            and one of `x` that lies so little below a grey level k / 255 is in the bin of that level.
         bins: grey levels, 2 to 256. Fewer bins make chance agreement smaller.
         use_all_bins: the published bin of a value is floor((bins - 1) x), which leaves the last one to x = 1 alone;
             true makes it min(floor(bins x), bins - 1).
@@ -61,30 +95,38 @@ def normalized_mutual_information(
         )
     batch, channels, height, width = x.shape
     x, y = x.detach(), y.detach()
-    levels = bins if use_all_bins else bins - 1
+    edges = Edges.make(bins, bins if use_all_bins else bins - 1)
     shuffle = _permutation(height * width, x.device) if corrected else None
     if compiled.takes(x, y):
         from mollify_core.compiled.nmi import channel_nmi
 
-        nmi = channel_nmi(x, y, bins, levels, constants_match, shuffle)
+        nmi = channel_nmi(x, y, bins, edges, constants_match, shuffle)
     else:
-        nmi = _plain_nmi(x, y, bins, levels, constants_match, shuffle)
+        nmi = _plain_nmi(x, y, bins, edges, constants_match, shuffle)
     nmi = nmi.unflatten(1, (batch, channels)).mean(2)
     if corrected:  # a floor near 1, where the correction has no meaning, takes images of a few pixels
         return (1 - (1 - nmi[0]) / (1 - nmi[1]).clamp_(min=0.01)).clamp_(0, 1)
     return nmi[0].clamp_(0, 1)
 
 
-def _plain_nmi(x: Tensor, y: Tensor, bins: int, levels: int, constants_match: bool, shuffle: Tensor | None) -> Tensor:
+def _plain_nmi(x: Tensor, y: Tensor, bins: int, edges: Edges, constants_match: bool, shuffle: Tensor | None) -> Tensor:
     """(1 or 2, batch * channels): NMI of each pair of channels, after that with the pixels of y shuffled."""
     batch, channels, height, width = x.shape
     rows = (min(CHUNK, batch) if x.device.type == "cpu" else batch) * channels
     counts, ones = x.new_empty(rows, bins * bins), x.new_ones(rows, height * width)
     parts = []
     for a, b in zip(*(z.flatten(2).flatten(0, 1).split(max(1, rows)) for z in (x, y)), strict=True):
-        a, b = (torch.mul(z, levels).clamp_(0, bins - 1).floor_() for z in (a, b))
+        a, b = _bins(a, b, edges)
         parts.append(_channel_nmi(a, b, counts[: len(a)], ones[: len(a)], constants_match, shuffle))
     return torch.cat(parts, 1)
+
+
+def _bins(x: Tensor, y: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    """The bin of each pixel, a whole number; see `normalized_mutual_information`."""
+    level = torch.add(x, edges.rounding).mul_(edges.grey).floor_().mul_(edges.step)
+    a = torch.maximum(torch.mul(x, edges.scale).floor_(), level)
+    b = torch.where((x - y).abs_() < edges.rounding, a, torch.mul(y, edges.scale).floor_())
+    return a.clamp_(0, edges.top), b.clamp_(0, edges.top)
 
 
 def _channel_nmi(

@@ -21,7 +21,7 @@ from pyarrow import fs
 from torch import nn
 
 from mollify_core import checkpoint, networks, rng
-from mollify_core.batch import make_batch, times
+from mollify_core.batch import Batch, make_batch, times
 from mollify_core.corruptions.heldout import HELDOUT, corrupt
 from mollify_core.datasets.split import judging_rows
 from mollify_core.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
@@ -38,6 +38,7 @@ from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
 from mollify_core.presets import PLAIN
 from mollify_core.recipe import Recipe
+from mollify_core.steps import Parts, check_steps, split
 from mollify_core.train import main as train_main
 from mollify_core.training import Training, learning_rate
 from mollify_core.training_data import TrainingData, split_rows, training_data
@@ -184,7 +185,8 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(accumulate, changes, d
     for training in seen:
         training._step(0, torch.arange(48 // recipe.mollify.repeat), 48 // recipe.mollify.repeat, 1.0)
     assert [len(x) for x in seen[parts]] == [48 // accumulate] * accumulate
-    assert torch.equal(torch.cat(seen[parts]), seen[whole][0])
+    together = torch.cat(seen[parts]).flatten(1)
+    assert sorted(together.tolist()) == sorted(seen[whole][0].flatten(1).tolist())
     for name, p in whole.network.named_parameters():
         torch.testing.assert_close(parts.network.get_parameter(name).grad, p.grad, rtol=1e-4, atol=1e-6)
     reports = [t.run_epoch().metrics for t in seen]
@@ -192,9 +194,93 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(accumulate, changes, d
     assert reports[1]["corrupted_nll"] == pytest.approx(reports[0]["corrupted_nll"], rel=1e-2)
 
 
+def _parts_of(recipe: Recipe, digits, parts: int) -> list[list]:
+    """The parts of many batches, as the network would see them."""
+    images = digits.tensors("train").select(range(64))
+    normalise = Normalise.make("normal", digits.spec.mean, digits.spec.std, "cpu")
+    keys = ((recipe.seed, 0, step, 0) for step in range(200))
+    batches = [(make_batch(images.images, images.labels, 10, recipe, normalise, *key), key) for key in keys]
+    return [split(batch, 64 // parts, rng.generator(*key, "parts")) for batch, key in batches]
+
+
+def test_every_part_of_a_batch_is_in_law_a_batch(digits):
+    """Rows are ordered by their roles, so contiguous parts would hold all of one role: batch norm would see another
+    population than on as many workers."""
+    recipe = SMALL.with_(p_clean=0.3)
+    cut, whole = _parts_of(recipe, digits, 2), _parts_of(recipe, digits, 1)
+    clean = np.array([[float((part.strength == 0).float().mean()) for part in parts] for parts in cut])
+    strength = np.array([[float(part.strength.mean()) for part in parts] for parts in cut])
+    assert clean.mean(axis=0) == pytest.approx([0.3, 0.3], abs=0.03)
+    assert strength[:, 0].mean() == pytest.approx(strength[:, 1].mean(), abs=0.02)
+    assert clean.var(axis=0) == pytest.approx(0.3 * 0.7 / 32, rel=0.4)  # of 32 independent rows
+    assert abs(np.corrcoef(clean.T)[0, 1]) < 0.25
+    for parts, (batch,) in zip(cut, whole, strict=True):  # each row keeps its image, label and strength
+        both = [torch.cat([getattr(part, name) for part in parts]) for name in ("x", "labels", "strength")]
+        rows = torch.cdist(both[0].flatten(1), batch.x.flatten(1)).argmin(1)
+        assert rows.unique().numel() == 64
+        assert torch.equal(both[1], batch.labels[rows])
+        assert torch.equal(both[2], batch.strength[rows])
+
+
+@pytest.mark.parametrize(("rows", "size", "sizes"), [(64, 32, [32, 32]), (33, 32, [17, 16]), (3, 1, [3]), (1, 1, [1])])
+def test_parts_are_even_and_none_is_one_image(rows, size, sizes, digits):
+    batch = Batch(torch.rand(rows, 1, 8, 8), torch.zeros(rows, dtype=torch.int64), None, torch.rand(rows))
+    parts = split(batch, size, rng.generator(0))
+    assert [len(part.x) for part in parts] == sizes
+    assert all(part.soft is None for part in parts)
+
+
+def test_parts_are_remembered_from_when_on(digits, tmp_path):
+    recipe = SMALL.with_(precision="float32")
+    data = training_data(recipe, digits)
+    first = Training(recipe, data)
+    first.run_epoch()
+    path = checkpoint.save(fs.LocalFileSystem(), str(tmp_path), first.state())
+    state = checkpoint.load(fs.LocalFileSystem(), path)
+    halves = Training(recipe, data, state=state, accumulate=2)
+    assert halves.state().meta["accumulate"] == [[0, 0, 1], [1, 0, 2]]
+    metrics = [less_timing(epoch.metrics) for epoch in halves.run()]
+    known = Parts.read(json.loads(json.dumps(halves.state().meta["accumulate"])))
+    again = [less_timing(epoch.metrics) for epoch in Training(recipe, data, accumulate=known).run()]
+    assert again[1:] == metrics
+    assert [known.at(0, 9), known.at(1, 0), known.at(2, 5)] == [1, 2, 2]
+
+
 def test_accumulate_is_checked(digits):
-    with pytest.raises(ConfigError, match="`accumulate` to be at least 1, but got 0"):
+    with pytest.raises(ConfigError, match=r"`accumulate` to be at least 1, .* but got 0"):
         Training(SMALL, training_data(SMALL, digits), accumulate=0)
+    for wrong in ("2", [], [[0, 0]], [[1, 0, 2]], [[0, 0, 1], [0, 0, "x"]], [[0, 0, 1], [3, 0, 0]], 1.5, None):
+        with pytest.raises(ConfigError, match="`accumulate` to be"):
+            Parts.read(wrong)
+
+
+def test_one_image_alone_is_refused_where_a_network_cannot_learn_from_it(digits):
+    """presnet18 shrinks images of 8 pixels to one: batch norm finds no variance in one value."""
+    recipe = SMALL.with_(network="presnet18", batch_size=32)
+    for images, workers in ((65, (1,)), (34, (2,)), (129, (1, 2)), (64, (1, 2, 32))):
+        with pytest.raises(ConfigError, match=r"Expected at least two images for .*, but \d+ images in batches of 32"):
+            check_steps(recipe, images, workers, 10, (1, 8, 8))
+        check_steps(recipe.with_(network="resnet8"), images, workers, 10, (1, 8, 8))
+    for images, workers in ((64, (1, 2)), (66, (1,)), (68, (2,)), (2, (1,))):
+        check_steps(recipe, images, workers, 10, (1, 8, 8))
+    data = training_data(recipe, digits)
+    fit = data.fit.select(np.arange(33))
+    data = dataclasses.replace(data, fit=dataclasses.replace(fit, images=fit.images[:, :, :8, :8]))
+    with pytest.raises(ConfigError, match="33 images in batches of 32 leave one"):
+        Training(recipe, data)
+
+
+def test_validation_that_is_not_finite_is_told(digits, monkeypatch):
+    """An epoch may end well and leave a network that overflows where its batch norm uses running statistics."""
+    training = Training(SMALL, training_data(SMALL, digits))
+    (norm, *_) = (module for module in training.network.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.register_forward_hook(lambda module, _, out: out if module.training else out * float("nan"))
+    with pytest.raises(
+        NonFiniteLossError, match="Expected finite outputs in validation after epoch 0, but got nan"
+    ) as e:
+        training.run_epoch()
+    assert e.value.epoch == 0
+    assert pickle.loads(pickle.dumps(e.value)).times == ()
 
 
 def test_learns_and_reports(digits):
@@ -460,13 +546,16 @@ def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, out: str, stop: in
         state = checkpoint.load_newest(fs.LocalFileSystem(), out)
         training = Training(recipe, data, worker, state, accumulate=2)
     metrics = training.run_epoch().metrics
+    if rank == 0:
+        checkpoint.save(fs.LocalFileSystem(), out, training.state())
     torch.save({"state": training.network.state_dict(), "metrics": metrics}, f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
-    """Batches in two parts each, gradients exchanged after the second."""
-    recipe = SMALL.with_(batch_size=8, train_fraction=0.2, precision="float32")
+    """Batches in two parts each, gradients exchanged after the second. What they report of the epoch is what its
+    checkpoint gives, although each worker's batch norm has seen images of its own."""
+    recipe = SMALL.with_(batch_size=8, train_fraction=0.2, precision="float32", ema=0.5)
     data = training_data(recipe, digits)
     data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
     context = mp.get_context("fork")
@@ -479,10 +568,16 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
         for process in processes:
             process.join(120)
             assert process.exitcode == 0
-    assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "stopped")) == [(0, 11)]  # asked every tenth step
+    # Asked every tenth step.
+    assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "stopped")) == [(0, 11), (1, 0)]
     whole, stopped = (torch.load(tmp_path / n / "0.pt", weights_only=False) for n in ("whole", "stopped"))
     assert same(whole["state"], stopped["state"])
     assert less_timing(whole["metrics"]) == pytest.approx(less_timing(stopped["metrics"]))
+    for out in ("whole", "stopped"):
+        state = checkpoint.load_newest(fs.LocalFileSystem(), str(tmp_path / out))
+        kept = validation_means(Training(recipe, data, state=state).validate())
+        reported = torch.load(tmp_path / out / "0.pt", weights_only=False)["metrics"]
+        assert kept == pytest.approx({name: reported[name] for name in kept}, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -516,14 +611,21 @@ def test_train_command_goes_on_where_it_stopped(digits, tmp_path, capsys):
 
 
 def test_train_command_gives_a_trials_metrics_of_the_images_that_choose(digits, tmp_path, capsys):
+    """Also of one that ran out of memory under way, and went on with batches in parts."""
     recipe = SMALL.with_({**JUDGED, "epochs": 1})
-    training = Training(recipe, training_data(recipe, digits))
+    parts = [[0, 0, 1], [0, 1, 2]]
+    training = Training(recipe, training_data(recipe, digits), accumulate=Parts.read(parts))
     training.run_epoch()
     metrics, _ = training.final()
     path = tmp_path / "best_recipe.json"
-    path.write_text(json.dumps({"recipe": recipe.to_dict(), "metrics": metrics}))
+    found = {"recipe": recipe.to_dict(), "metrics": metrics, "provenance": {"accumulate": parts}}
+    path.write_text(json.dumps(found))
     assert train_main([str(path), "--out", str(tmp_path / "a"), "--threads", "1"]) == 0
     assert "equal to the sweep's trial" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["provenance"]["accumulate"] == parts
+    path.write_text(json.dumps({**found, "provenance": {"accumulate": 0}}))
+    assert train_main([str(path), "--out", str(tmp_path / "b")]) == 2
+    assert "Expected `accumulate` to be at least 1" in capsys.readouterr().err
 
 
 def test_train_command_trains_on_validation_too_for_use(digits, tmp_path, capsys):

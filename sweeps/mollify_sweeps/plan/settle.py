@@ -21,7 +21,7 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.validation import check_objectives
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
-from mollify_core.training import check_batch_size
+from mollify_core.steps import check_steps
 from mollify_core.training_data import split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
@@ -172,9 +172,12 @@ def sweep(
     checkpoint_bytes = rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
     pack, nodes = _pack(running.resources), _nodes(running.resources)
     placement = place(nodes, running.resources, trials)
-    check_batch_size(base, placement.workers.most)
     prepared = running.data.prepare(spec, base.data.image_size)
     fit, validation = split_rows(prepared.labels("train"), base, prepared.fingerprint)
+    workers = placement.workers
+    check_steps(
+        base, len(fit), range(workers.least, workers.most + 1), prepared.spec.classes, prepared.spec.image_shape
+    )
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     if pack:
         placement = _packed(base, sample, prepared.spec, nodes, running.resources, trials)

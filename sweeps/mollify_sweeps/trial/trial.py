@@ -183,6 +183,7 @@ class Trial:
         attrs = {"folder": self.store.uri, "checkpoint": path}
         device = self.worker.device
         attrs |= {"threads": self.setup.cpus, "device": device.type, "workers": self.worker.world}
+        attrs["accumulated"] = training.parts.written
         attrs["precision"] = precision.used(self.recipe.optim.precision, device)
         if go_on:
             self.study.complete(self.number, attrs, metrics)

@@ -1,5 +1,7 @@
 """NMI against golden vectors and scikit-learn, coupled labels against golden targets."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ from mollify_core.matching.distortions import (
     gaussian_blur,
     mosaic,
 )
-from mollify_core.matching.nmi import normalized_mutual_information
+from mollify_core.matching.nmi import ROUNDING, normalized_mutual_information
 from mollify_core.matching.strength import coupled, epsilon, strength
 from mollify_core.settings import Matching
 from places import FIXTURES
@@ -88,6 +90,89 @@ def test_nmi_equals_scikit_learns(bins: int, side: int, use_all_bins: bool) -> N
     for row in range(1, 6):  # row 0 is constant
         expected = np.mean([normalized_mutual_info_score(a[row, c], b[row, c]) for c in range(3)])
         assert float(nmi[row]) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernels, where there are any, and without."""
+    if request.param == "plain":
+        monkeypatch.setenv("MOLLIFY_COMPILED", "0")
+
+
+def drawings(count: int, side: int) -> np.ndarray:
+    """(count, side, side) grey levels of graphic images: plain shapes of few levels on white; the first is white."""
+    numbers = np.random.default_rng(0)
+    images = np.full((count, side, side), 255)
+    for image in images[1:]:
+        for _ in range(numbers.integers(1, 5)):
+            (top, left), (height, width) = numbers.integers(0, side - 2, 2), numbers.integers(1, side // 2, 2)
+            image[top : top + height, left : left + width] = numbers.choice([0, 51, 85, 128, 170, 255])
+    return images
+
+
+def exact_nmi(a: np.ndarray, b: np.ndarray) -> float:
+    """NMI of two images of bins."""
+    single, both = (
+        sum(-(p * np.log2(p)).sum() for p in (np.unique(z, return_counts=True)[1] / a.size for z in images))
+        for images in ((a, b), (a * 1000 + b,))
+    )
+    return 2 - 2 * both / single if single else float(a.flat[0] == b.flat[0])
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("use_all_bins", [False, True])
+def test_grey_levels_fall_into_exactly_their_bins(use_all_bins: bool) -> None:
+    k = np.arange(256)
+    image = torch.from_numpy(k).float().view(1, 1, 16, 16) / 255
+    for bins in range(2, 257):
+        levels = bins if use_all_bins else bins - 1
+        a = np.minimum(levels * k // 255, bins - 1)
+        others = np.stack([k, k[::-1], (k * 7) % 256])
+        y = torch.from_numpy(others).float().view(3, 1, 16, 16) / 255
+        nmi = normalized_mutual_information(image.expand_as(y), y, bins, use_all_bins=use_all_bins)
+        expected = [exact_nmi(a, b) for b in np.minimum(levels * others // 255, bins - 1)]
+        np.testing.assert_allclose(nmi, expected, atol=2e-6)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize(("bins", "use_all_bins"), [(64, False), (64, True), (16, False), (23, False), (256, False)])
+def test_nmi_of_drawings_is_that_of_exact_means(bins: int, use_all_bins: bool) -> None:
+    """Blocks of whole numbers have fractions for means, many of them on edges of bins."""
+    levels, side = bins if use_all_bins else bins - 1, 32
+    images = drawings(40, side)
+    a = np.minimum(levels * images // 255, bins - 1)
+    x = torch.from_numpy(images).float().unsqueeze(1) / 255
+    for block in (2, 3, 4, 5, 8, 11, 16, 32):
+        starts = np.arange(0, side, block)
+        sums = np.add.reduceat(np.add.reduceat(images, starts, 1), starts, 2)
+        sizes = np.minimum(starts + block, side) - starts
+        b = np.minimum(levels * sums // (255 * np.outer(sizes, sizes)), bins - 1).repeat(sizes, 1).repeat(sizes, 2)
+        d = torch.full((len(x),), ((block + 0.5) / side) ** 0.5 - 0.001)
+        nmi = normalized_mutual_information(x, mosaic(x, d), bins, use_all_bins=use_all_bins)
+        np.testing.assert_allclose(nmi, [exact_nmi(*pair) for pair in zip(a, b, strict=True)], atol=2e-6)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("bins", [2, 16, 64, 256])
+def test_areas_that_a_blur_leaves_stay_in_their_bins(bins: int) -> None:
+    images = drawings(60, 32)
+    x = torch.from_numpy(images).float().unsqueeze(1) / 255
+    for d in (0.01, 0.02, 0.05, 0.3, 1.0):
+        strengths = torch.full((len(x),), d)
+        y = gaussian_blur(x, strengths)
+        nmi = normalized_mutual_information(x, y, bins)
+        assert float(nmi[0]) == 1  # white
+        sigma = d * 50 + 0.01
+        taps = np.arange(-25, 26)
+        weights = np.exp(-0.5 * (taps / sigma) ** 2) * (abs(taps) <= math.floor(4 * sigma + 0.5))
+        padded = np.pad(images / 255, ((0, 0), (25, 25), (25, 25)), "reflect")
+        for axis in (1, 2):
+            padded = np.apply_along_axis(np.convolve, axis, padded, weights / weights.sum(), "valid")
+        left = np.where(abs(padded - images / 255) < ROUNDING, images / 255, padded)
+        a, b = ((np.floor((bins - 1) * z + 1e-9)) for z in (images / 255, left))  # in float64 1e-9 is beyond rounding
+        np.testing.assert_allclose(nmi, [exact_nmi(*pair) for pair in zip(a, b, strict=True)], atol=2e-3)
+        undone = (x - 0.5071) / 0.2675 * 0.2675 + 0.5071  # what normalising and undoing it leaves
+        torch.testing.assert_close(normalized_mutual_information(undone, y, bins), nmi, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("bins", [8, 64])

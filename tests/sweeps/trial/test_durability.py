@@ -31,14 +31,17 @@ import setups
 from mollify_core import checkpoint, networks
 from mollify_core.errors import ConfigError, Preempted, StorageError
 from mollify_core.recipe import Recipe
+from mollify_core.steps import Parts
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
 from mollify_core.worker import Worker
+from mollify_sweeps.report.words import best_recipe
 from mollify_sweeps.storage import patience as patience_
 from mollify_sweeps.storage.patience import trouble
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study import snapshots, space
 from mollify_sweeps.study.database import Location, progress
+from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import NOTHING_NOW, SweepStudy
 from mollify_sweeps.trial import files, preemption
@@ -266,6 +269,15 @@ def test_out_of_memory_it_goes_on_in_halves(fragile, tmp_path, data):
     assert len(said) == 1
     assert "goes on with batches in two halves" in said[0]
     assert SweepStudy(setup).begin(0)["accumulate"] == 2
+    results = Results(study_of(setup))
+    assert results.best is not None
+    found = best_recipe(results, results.best)
+    parts = found["provenance"]["accumulate"]
+    assert [number for *_, number in parts] == [1, 2]
+    fragile.most = 1000
+    alone = Training(Recipe.from_dict(found["recipe"]), data, accumulate=Parts.read(parts))
+    list(alone.run())
+    assert alone.final()[0] == found["metrics"]
 
     whole = tmp_path / "whole"
     fragile.most = 1000
