@@ -15,11 +15,33 @@ from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 
 OTHER: dict[str, Any] = {
-    **{"p_clean": 0.6, "noise_share": 0.3, "both_share": 0.2, "pure_share": 0.25, "beta_a": 3.0, "beta_b": 5.0},
-    **{"max_noise": 0.6, "min_blur": 0.9, "max_blur": 3.0, "noise_power": 2.0, "blur_power": 2.5, "smoothing": 0.5},
-    **{"label_source": "nmi", "repeat": 2, "p_undistorted": 0.5, "fixed_epsilon": 0.3, "max_epsilon": 0.2},
-    **{"epsilon_scale": 0.3, "epsilon_power": 3.0, "spread": "others", "bins": 9, "use_all_bins": True},
-    **{"corrected": True, "blur_sigma": 1.5, "blur_kernel": 5, "patch_size": 2, "mosaic_power": 1.0},
+    "p_clean": 0.6,
+    "noise_share": 0.3,
+    "both_share": 0.2,
+    "pure_share": 0.25,
+    "beta_a": 3.0,
+    "beta_b": 5.0,
+    "max_noise": 0.6,
+    "min_blur": 0.9,
+    "max_blur": 3.0,
+    "noise_power": 2.0,
+    "blur_power": 2.5,
+    "smoothing": 0.5,
+    "label_source": "nmi",
+    "repeat": 2,
+    "p_undistorted": 0.5,
+    "fixed_epsilon": 0.3,
+    "max_epsilon": 0.2,
+    "epsilon_scale": 0.3,
+    "epsilon_power": 3.0,
+    "spread": "others",
+    "bins": 9,
+    "use_all_bins": True,
+    "corrected": True,
+    "blur_sigma": 1.5,
+    "blur_kernel": 5,
+    "patch_size": 2,
+    "mosaic_power": 1.0,
 }
 """Another value of every setting that degrades images or softens labels, alone in a recipe of any kind below."""
 KINDS: list[dict[str, Any]] = [
