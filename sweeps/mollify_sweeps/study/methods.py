@@ -172,7 +172,8 @@ def searches(
         ConfigError: the space names a setting that has no effect with any of the methods, or a method does not go with
             the base.
     """
-    made, useful = [], set()
+    made: list[Search] = []
+    useful: set[str] = set()
     for name in names:
         method = METHODS[name]
         settings = settings_of(name, base)

@@ -262,9 +262,9 @@ def _inside(space: Space, base: Recipe) -> dict[str, Any]:
 def _ends(distribution: BaseDistribution) -> list[Any]:
     """What is tried of a distribution: the ends of a range, of whole numbers an odd and an even one; all choices."""
     if isinstance(distribution, CategoricalDistribution):
-        choices = list(distribution.choices)
-        many = len(choices) > 8 and all(_number(choice) for choice in choices)
-        return [min(choices), max(choices)] if many else choices
+        numbers: list[Any] = [choice for choice in distribution.choices if _number(choice)]
+        many = len(numbers) == len(distribution.choices) > 8
+        return [min(numbers), max(numbers)] if many else list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     ends = [distribution.low, distribution.high]
     return sorted({*ends, distribution.low + 1}) if isinstance(distribution, IntDistribution) else ends
