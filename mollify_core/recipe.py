@@ -21,7 +21,19 @@ from mollify_core.augment.names import with_method
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.settings import LABELS, METHODS, Data, Matching, Model, Mollify, Optim, Soft, check
 
-__all__ = ["SETTINGS", "Data", "Matching", "Model", "Mollify", "Optim", "Recipe", "Soft", "parse_setting", "section_of"]
+__all__ = [
+    "SETTINGS",
+    "Data",
+    "Matching",
+    "Model",
+    "Mollify",
+    "Optim",
+    "Recipe",
+    "Soft",
+    "parse_setting",
+    "section_of",
+    "typed",
+]
 
 FORMAT = 2
 _LATER = ("judging_fraction", *Soft.__dataclass_fields__)
@@ -78,7 +90,7 @@ class Recipe:
         top: dict[str, Any] = {}
         for name, value in {**(settings or {}), **more}.items():
             section = section_of(name)
-            value = _coerce(name, value)
+            value = typed(name, value)
             if name == old_words.ALIAS:
                 top |= old_words.translated(value)
             elif section is None:
@@ -217,7 +229,7 @@ def parse_setting(name: str, text: str) -> Any:
     if kind is str:
         return text
     try:
-        return _coerce(name, json.loads({"none": "null", "true": "true", "false": "false"}.get(text.lower(), text)))
+        return typed(name, json.loads({"none": "null", "true": "true", "false": "false"}.get(text.lower(), text)))
     except json.JSONDecodeError:
         raise ConfigError(f"Expected `{name}` to be {_describe(kind)}, but got {text!r}") from None
 
@@ -230,8 +242,13 @@ def _describe(kind: Any) -> str:
     return {float: "a number", int: "an integer", bool: "true or false", str: "a name", type(None): "null"}[kind]
 
 
-def _coerce(name: str, value: Any) -> Any:
-    """`value` in the type of setting `name` (an int where a float is meant is fine, nothing looser)."""
+def typed(name: str, value: Any) -> Any:
+    """`value` in the type of setting `name` (an int where a float is meant is fine, nothing looser).
+
+    Raises:
+        ConfigError: there is no such setting, or the value is of another type.
+    """
+    section_of(name)
     kind = _NAMED[name][1]
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if hasattr(value, "item") and not isinstance(value, (int, float, str)):  # a numpy scalar

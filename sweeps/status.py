@@ -11,6 +11,7 @@ if __name__ == "__main__":  # from a checkout that is not installed: the core is
 from mollify_core.errors import ConfigError
 from mollify_core.program import Parser, guarded
 from mollify_sweeps.cli.program import BROKE
+from mollify_sweeps.cluster import environment
 
 _EPILOG = """
 SWEEP is <storage>/<name>, or the name of a sweep in runs; STORAGE is a folder or s3://bucket/prefix.
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
+    environment.set_defaults()
     args = parser().parse_args(argv)
     if args.run and not args.go_on:
         raise ConfigError("Expected --continue with --run, but got --run alone")

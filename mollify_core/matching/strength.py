@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from mollify_core.effect import without_effect
 from mollify_core.errors import ConfigError
 from mollify_core.matching.nmi import normalized_mutual_information
+from mollify_core.recipe import Recipe
 from mollify_core.settings import Matching
 
 
@@ -62,9 +64,20 @@ def strength(eps: Tensor, classes: int, config: Matching, largest: str = "max_ep
     """
     if config.spread == "all":
         return eps
+    _check_spread(classes, config, largest)
+    return eps * (classes / (classes - 1))
+
+
+def check_strength(recipe: Recipe, classes: int) -> None:
+    """Raises a ConfigError where training a recipe would, see `strength`."""
+    for largest in ("max_epsilon", "fixed_epsilon"):
+        if recipe.matching.spread == "others" and largest not in without_effect(recipe):
+            _check_spread(classes, recipe.matching, largest)
+
+
+def _check_spread(classes: int, config: Matching, largest: str) -> None:
     if getattr(config, largest) > 1 - 1 / classes:
         raise ConfigError(
             f"Expected `{largest}` to be at most 1 - 1 / C = {1 - 1 / classes:g} with spread 'others' and {classes} "
             f"classes, but got {getattr(config, largest)!r}"
         )
-    return eps * (classes / (classes - 1))

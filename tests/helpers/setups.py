@@ -57,7 +57,7 @@ def make_setup(
 def fair_setup(folder: Path, base: Recipe, trials: int, *names: str, shares: dict[str, float], **changes: Any) -> Setup:
     """A search of several methods; arguments as of `make_setup`."""
     location = Location.of_file(folder / "study.sqlite")
-    searches = methods.searches(names, shares, base, methods.built_in(names, 32), 32)
+    searches = methods.searches(names, shares, base, methods.built_in(names, base, 32), 32)
     found = {s.name: {"settings": s.settings, "space": list(s.space.searched)} for s in searches}
     ranges = {key: value for s in searches for key, value in s.space.describe().items()}
     where = {"storage": str(folder), "study_url": location.url, "pruner": "halving"}

@@ -29,6 +29,7 @@ def set_defaults() -> None:
     """Sets what the user has not set."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib cannot even be imported where somebody's other one is not there
 
 
 def python_path() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.comparison import grid_plots, grids
 from mollify_sweeps.comparison.tuning import FACTORS
 from mollify_sweeps.display.charts import difference_row, interval_chart
+from mollify_sweeps.display.figures import pngs
 from mollify_sweeps.display.page import Html, Section, bullets, document, figure, figures, paragraph, table
 from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, scale, shown
 from mollify_sweeps.study.description import Description
@@ -33,7 +34,9 @@ ESTIMATOR = {
 }
 
 
-def write(records: Sequence[Record], sweeps: Sequence[Description], folder: Path) -> str:
+def write(
+    records: Sequence[Record], sweeps: Sequence[Description], folder: Path, notice: Callable[[str], None] = print
+) -> str:
     """Writes results.parquet, summary.md, report.html and plots/*.png; returns the text of summary.md.
 
     Args:
@@ -41,14 +44,15 @@ def write(records: Sequence[Record], sweeps: Sequence[Description], folder: Path
             "lr" is what it was trained with, "lr_tried" and "lr_values" what was tried, None where nothing was tuned.
         sweeps: descriptions of the sweeps that trained them.
         folder: exists.
+        notice: takes a sentence about plots that cannot be drawn.
     """
     pa.parquet.write_table(pa.Table.from_pylist([dict(record) for record in records]), folder / "results.parquet")
     text = summary(records, sweeps)
     (folder / "summary.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(page(records, sweeps), encoding="utf-8")
     (folder / "plots").mkdir()
-    for name, drawn in grid_plots.draw(records).items():
-        drawn.savefig(folder / "plots" / f"{name}.png")
+    for name, png in pngs(lambda: grid_plots.draw(records), notice):
+        (folder / "plots" / f"{name}.png").write_bytes(png)
     return text
 
 

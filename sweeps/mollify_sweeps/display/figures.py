@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -31,7 +32,42 @@ STYLE: Any = {
 }
 PALETTE = (BLUE, RED, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 MARKERS = "os^DvPX*"
-styled = mpl.rc_context({**STYLE, "text.parse_math": False})  # a label may have a $
+# Over matplotlib's own defaults: somebody's matplotlibrc may ask for LaTeX. A label may have a $.
+styled = style.context(["default", {**STYLE, "text.parse_math": False}])
+
+
+def pngs(
+    draw: Callable[[], Mapping[str, Figure]], notice: Callable[[str], None], dpi: int = 150
+) -> Iterator[tuple[str, bytes]]:
+    """Pictures as PNG files: name and bytes each. Those that cannot be drawn are left out, and told in one sentence.
+
+    Args:
+        draw: makes the figures.
+        notice: takes the sentence.
+        dpi: pixels per inch.
+    """
+    failed: dict[str, Exception] = {}
+    try:
+        figures = draw()
+    except Exception as error:  # whatever a picture runs into, numbers and words are worth more
+        figures, failed = {}, {"s": error}
+    for name, figure in figures.items():
+        try:
+            png = _png(figure, dpi)
+        except Exception as error:
+            failed[f" {name}"] = error
+            continue
+        yield name, png
+    for first in list(failed.values())[:1]:
+        why = " ".join(f"{type(first).__name__}: {first}".split())[:200]
+        notice(f"the picture{','.join(failed)} could not be drawn, all else is there ({why})")
+
+
+@styled
+def _png(figure: Figure, dpi: int) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 def figure(

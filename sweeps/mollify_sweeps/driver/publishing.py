@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 from rich.console import Console
+from rich.markup import escape
 
 from mollify_core.errors import ConfigError
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
@@ -75,7 +76,8 @@ class Publication:
             "evaluation": _tested(self.sweep.store, there=True),
             "commands": _commands(self.sweep),
         }
-        built = build(self.study, Path(self._folder.name), **self._seen)
+        notice = functools.partial(_notice, console)
+        built = build(self.study, Path(self._folder.name), **self._seen, notice=notice)
         self._store.upload(Path(self._folder.name))
         self._built = True
         print_result(console, self.study, report_uri=self.page, commands=_commands(self.sweep))
@@ -210,6 +212,10 @@ class RunningPage(Follower):
                     self._store.write(PAGE, (Path(folder) / PAGE).read_bytes())
         ended = time.monotonic()
         self._next = ended + max(_EVERY, _SHARE * (ended - began))
+
+
+def _notice(console: Console, text: str) -> None:
+    console.print(f"[yellow]![/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _commands(sweep: Sweep) -> list[tuple[str, str]]:

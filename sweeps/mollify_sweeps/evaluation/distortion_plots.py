@@ -29,14 +29,8 @@ def draw(rows: Rows, metadata: Mapping[str, Any], focus: int = 0) -> dict[str, F
 
     Args:
         rows, metadata: an evaluation, see `report`.
-        focus: index of the class whose confidence is shown by itself.
-
-    Raises:
-        ConfigError: there is no class of this index.
+        focus: index of the class whose confidence is shown by itself, see `check_focus`.
     """
-    classes = len(metadata["class_names"])
-    if not 0 <= focus < classes:
-        raise ConfigError(f"Expected the class to show to be in 0 .. {classes - 1}, but got {focus!r}")
     text = f"probability of {metadata['class_names'][focus]}, on its images (%)"
     figures = {"general_metrics_comparison": general_metrics(rows, metadata)}
     views: tuple[tuple[str, str, str, Value], ...] = (
@@ -53,6 +47,13 @@ def draw(rows: Rows, metadata: Mapping[str, Any], focus: int = 0) -> dict[str, F
         figures[f"class_confidence_{name}"] = class_confidence(rows, metadata, model)
     figures["distortion_calibration"] = distortion_calibration(rows, metadata)
     return {name: made for name, made in figures.items() if made is not None}
+
+
+def check_focus(focus: int, metadata: Mapping[str, Any]) -> None:
+    """Raises a ConfigError when there is no class of this index."""
+    classes = len(metadata["class_names"])
+    if not 0 <= focus < classes:
+        raise ConfigError(f"Expected the class to show to be in 0 .. {classes - 1}, but got {focus!r}")
 
 
 def accuracy(row: Row) -> float:

@@ -24,7 +24,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from mollify_core.corruptions.benchmark import BENCHMARK, GROUPS, SEVERITIES
 from mollify_core.errors import StorageError, first_line
 from mollify_core.measure.evaluation import MEANS
 from mollify_core.measure.statistics import wilson_interval
+from mollify_sweeps.display.figures import pngs
 from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, scale
 from mollify_sweeps.evaluation import corruption_plots, distortion_plots
 from mollify_sweeps.evaluation.rows import (
@@ -60,7 +61,13 @@ Numbers = Mapping[str, Mapping[str, Any]]
 
 
 def write(
-    rows: pa.Table | Rows, metadata: Mapping[str, Any], folder: Path, *, dpi: int = 150, focus: int = 0
+    rows: pa.Table | Rows,
+    metadata: Mapping[str, Any],
+    folder: Path,
+    *,
+    dpi: int = 150,
+    focus: int = 0,
+    notice: Callable[[str], None] = print,
 ) -> list[Path]:
     """Writes evaluation.parquet, summary.md and plots/*.png, each file atomically.
 
@@ -70,6 +77,7 @@ def write(
         folder: local; made when missing.
         dpi: of the plots.
         focus: index of the class whose confidence under distortion has plots of its own.
+        notice: takes a sentence about plots that cannot be drawn.
 
     Returns:
         The files written.
@@ -81,7 +89,8 @@ def write(
     """
     table = to_table(rows, metadata)
     rows = table.to_pylist()
-    figures = corruption_plots.draw(rows, metadata) | distortion_plots.draw(rows, metadata, focus)
+    distortion_plots.check_focus(focus, metadata)
+    text = summary(rows, metadata)
     files: list[Path] = []
     store = Store(str(folder))
 
@@ -95,11 +104,11 @@ def write(
     buffer = io.BytesIO()
     pa.parquet.write_table(table, buffer)
     put("evaluation.parquet", buffer.getvalue())
-    put("summary.md", summary(rows, metadata).encode())
-    for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi)
-        put(f"plots/{name}.png", buffer.getvalue())
+    put("summary.md", text.encode())
+    for name, png in pngs(
+        lambda: corruption_plots.draw(rows, metadata) | distortion_plots.draw(rows, metadata, focus), notice, dpi
+    ):
+        put(f"plots/{name}.png", png)
     return files
 
 

@@ -101,7 +101,8 @@ class TrialCheck:
 
     def _check_recipe(self) -> None:
         if "recipe" not in self._attrs:
-            self._expect(self._state == "RUNNING", "has no recipe in the study")
+            none = self._state == "RUNNING" or self._attrs.get("failure") == "settings"
+            self._expect(none, "has no recipe in the study")
             return
         try:
             self._recipe = Recipe.from_dict(self._attrs["recipe"])
@@ -160,7 +161,7 @@ class TrialCheck:
             self._expect(self._epochs == epochs, f"is complete with {self._epochs} of {epochs} epochs")
         else:
             failure = self._attrs.get("failure")
-            self._expect(failure in ("nan", "oom", "bug"), f"failed without a known reason: {failure!r}")
+            self._expect(failure in ("nan", "oom", "settings", "bug"), f"failed without a known reason: {failure!r}")
 
     def _check_metrics(self) -> None:
         text = self._read("metrics.jsonl")

@@ -18,6 +18,8 @@ from optuna.distributions import CategoricalDistribution
 from mollify_core import provenance
 from mollify_core.datasets import DatasetSpec, Prepared
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.matching.strength import check_strength
+from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.validation import check_objectives
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
@@ -25,7 +27,7 @@ from mollify_core.steps import check_steps
 from mollify_core.training_data import split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
-from mollify_sweeps.plan.options import Resources, Running, Search
+from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
 from mollify_sweeps.plan.placement import Placement, place
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
@@ -38,6 +40,7 @@ from mollify_sweeps.study.sampling import SAMPLERS
 from mollify_sweeps.study.setup import Setup
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_POINTS = 10_000  # of a grid: nobody visits more, and part of a grid is but a costly random search
 # Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 10},
@@ -68,13 +71,14 @@ def search(options: Search) -> Sweep:
         return kept
     base = _searched(options, base)
     side = spec.image_shape[-1]
-    searched = space.load(options.space, base, side) if options.space else methods.built_in(names, side)
-    base = base.with_(searched.fixed)
+    searched = space.load(options.space, base, side) if options.space else methods.built_in(names, base, side)
+    base = space.applied(searched, base)
     searches = methods.searches(names, options.shares, base, searched, side)
     points = sum(search.most(options.sampler, options.grid_points) for search in searches)
     if points < math.inf:  # of a grid: every point once, and each method's first trial
         trials = int(points) if options.trials is None else min(options.trials, int(points))
     _check_trials(options, searches, trials)
+    _check_seeds(base, options.confirm)
     return sweep(
         options.running,
         base,
@@ -110,10 +114,10 @@ def _kept(options: Search, base: Recipe, prepared: Prepared) -> Sweep | None:
     side = prepared.spec.image_shape[-1]
     try:
         searched = space.load(options.space, base, side)
+        base = space.varied(space.applied(searched, base), searched.searched)
+        single = methods.Search("", {}, searched, space.references(searched, base, side))
     except ConfigError:
         return None  # it is said again
-    base = space.varied(base.with_(searched.fixed), searched.searched)
-    single = methods.Search("", {}, searched, space.references(searched, base, side))
     pruner = (options.pruner or "hyperband") if len(options.objectives) == 1 else "none"
     rules: dict[str, Any] = {"objectives": options.objectives, "sampler": options.sampler, "pruner": pruner}
     name = options.name or default_name(base, _description(base, prepared, (single,), **rules).identity)
@@ -174,10 +178,7 @@ def sweep(
     placement = place(nodes, running.resources, trials)
     prepared = running.data.prepare(spec, base.data.image_size)
     fit, validation = split_rows(prepared.labels("train"), base, prepared.fingerprint)
-    workers = placement.workers
-    check_steps(
-        base, len(fit), range(workers.least, workers.most + 1), prepared.spec.classes, prepared.spec.image_shape
-    )
+    _check_fit(base, searches, prepared.spec, len(fit), range(placement.workers.least, placement.workers.most + 1))
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     if pack:
         placement = _packed(base, sample, prepared.spec, nodes, running.resources, trials)
@@ -207,6 +208,22 @@ def sweep(
         following=running.following,
         address=running.resources.address,
     )
+
+
+def _check_fit(
+    base: Recipe, searches: Sequence[methods.Search], spec: DatasetSpec, images: int, workers: range
+) -> None:
+    """Checks that all that a sweep may train goes with its data and workers, as far as that can be known."""
+
+    def fits(recipe: Recipe) -> None:
+        check_steps(recipe, images, workers, spec.classes, spec.image_shape)
+        check_strength(recipe, spec.classes)
+
+    for search in searches:
+        for reference in search.references:
+            fits(base.with_({**search.settings, **reference.params, **reference.settings}))
+        if search.name:  # a sweep of version 0.1 goes on as it was
+            space.check(search.space, base.with_(search.settings), fits, f"search of {search.name}")
 
 
 def _description(base: Recipe, prepared: Prepared, searches: Sequence[methods.Search], **rules: Any) -> Description:
@@ -294,7 +311,6 @@ def _check_search(options: Search, objectives: tuple[str, ...]) -> None:
     """What can be wrong whatever the data are."""
     for flag, value in (
         ("--trials", options.trials),
-        ("--grid-points", options.grid_points),
         ("--max-failures", options.running.max_failures),
     ):
         if value is not None and value < 1:
@@ -305,6 +321,10 @@ def _check_search(options: Search, objectives: tuple[str, ...]) -> None:
     ):
         if word is not None and word not in known:
             raise ConfigError(f"Unknown {flag} {word!r}{nearest(word, known)}")
+    if options.grid_points < 2:
+        raise ConfigError(
+            f"Expected --grid-points to be at least 2, the ends of a range, but got {options.grid_points}"
+        )
     if len(objectives) > 1 and options.sampler == "cmaes":
         raise ConfigError("Expected one objective for --sampler cmaes, but got several; tpe, gp and nsga2 take several")
 
@@ -317,12 +337,29 @@ def _check_trials(options: Search, searches: Sequence[methods.Search], trials: i
     for name in options.shares:
         if name not in [search.name for search in searches]:
             raise ConfigError(f"Expected --share of a method in --methods, but got {name!r}")
+    for search in searches if options.sampler == "grid" else ():
+        points = search.space.points(options.grid_points)
+        if points > _MOST_POINTS:
+            each = " x ".join(str(len(values)) for values in search.space.grid(options.grid_points).values())
+            raise ConfigError(
+                f"Expected a grid of at most {_MOST_POINTS:,} points, but {search.name} has {points:,} ({each}); "
+                "name fewer settings in --space, or take fewer --grid-points or another --sampler"
+            )
     for search in searches if options.sampler == "cmaes" else ():
         numeric = [d for d in search.space.searched.values() if not isinstance(d, CategoricalDistribution)]
         if len(numeric) < 2:
             raise ConfigError(
                 f"Expected at least two ranges in {search.name} for --sampler cmaes, but got {len(numeric)}"
             )
+
+
+def _check_seeds(base: Recipe, confirm: Confirm) -> None:
+    """A confirmation takes the seeds after the sweep's: they must be seeds too."""
+    count = 0 if confirm.best is None else confirm.seeds or DEFAULT_SEEDS
+    if base.seed + count >= 2**63:
+        raise ConfigError(
+            f"Expected --seed to be below 2**63 with the {count} seeds of --confirm after it, but got {base.seed}"
+        )
 
 
 def _pack(resources: Resources) -> bool:

@@ -50,6 +50,13 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     about = "; 0 is the paper's default schedule, 1 is plain training, which is not searched"
     if known:
         about = "; the methods take turns, each with its own search; the first of each has default settings"
+    grid = setup.description.sampler == "grid"
+    if (
+        searching
+        and known
+        and setup.trials >= sum(s.most(setup.description.sampler, setup.grid_points) for s in setup.searches)
+    ):
+        about += "; there are no more points to try"
     table.add_row("trials", state + (about if searching else ", a recipe and a seed each"))
     computed = base.optim.precision
     if not place.gpus and sweep.address is None and precision.used(computed, torch.device("cpu")) != computed:
@@ -61,7 +68,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         for search in setup.searches if known else ():
             own = ", ".join(name for name in search.space.searched if name not in shared)
             share = f" (share {search.share:g})" if search.share != 1 else ""
-            table.add_row("", f"{search.name}{share}: {f'also {own}' if own else 'nothing else'}")
+            points = f"; {search.space.points(setup.grid_points):,} points" if grid else ""
+            table.add_row("", f"{search.name}{share}: {f'also {own}' if own else 'nothing else'}{points}")
         pruning = setup.description.pruner
         if len(objectives) > 1:
             pruning = "none (Optuna prunes on one objective only)"
@@ -80,8 +88,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     else:
         total = sweep.seconds * -(-left // place.concurrent)
         single = duration(sweep.seconds)
-        shortened = " (pruning shortens it)" if setup.description.pruner != "none" else ""
-        table.add_row("time", f"about {single} a trial, at most {duration(total)} in all{shortened}")
+        shortened = ", less where trials are pruned" if setup.description.pruner != "none" else ""
+        table.add_row("time", f"about {single} a trial, about {duration(total)} in all{shortened}")
     need = sweep.checkpoint_bytes * left
     table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
     table.add_row("study", setup.description.study_url)

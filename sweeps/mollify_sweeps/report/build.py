@@ -47,6 +47,7 @@ def build(
     per_image: PerImage | None = None,
     evaluation: Path | None = None,
     commands: Sequence[tuple[str, str]] = (),
+    notice: Callable[[str], None] = print,
 ) -> Report:
     """Writes report.html, summary.md, trials.parquet, best_recipe.json and plots/*.png into `out`, each atomically.
 
@@ -58,14 +59,13 @@ def build(
             the best trial and the references. Also "bins" of `validation.image_values`, for pictures.
         evaluation: evaluation.parquet of the sweep's models; the page then shows the test set too.
         commands: (description, command) pairs, shown on the page.
+        notice: takes a sentence about pictures that cannot be drawn.
 
     Raises:
         ConfigError: the study is not a sweep's.
         DataError: per-image values of two trials differ in number, or `evaluation` is none.
         StorageError: `out` cannot be written.
     """
-    from mollify_sweeps.report import plots  # matplotlib is slow to import
-
     results = Results(study)
     best = results.best
     text = summary(results, per_image or {})
@@ -79,8 +79,11 @@ def build(
             files.append(_write(out / f"best_recipe_{name}.json", partial(_write_text, recipe)))
     files.append(_write(out / "summary.md", partial(_write_text, text)))
     files.append(write_page(results, out / PAGE, per_image=per_image, evaluation=evaluation, commands=commands))
-    for name, figure in plots.draw(results).items():
-        files.append(_write(out / f"plots/{name}.png", partial(figure.savefig, format="png")))
+    from mollify_sweeps.display.figures import pngs  # matplotlib is slow to import
+    from mollify_sweeps.report import plots
+
+    for name, png in pngs(partial(plots.draw, results), notice):
+        files.append(_write(out / f"plots/{name}.png", partial(_write_bytes, png)))
     return Report(None if best is None else best.number, text, tuple(files))
 
 
@@ -94,6 +97,10 @@ def write_page(results: Results, path: Path, **shown: Any) -> Path:
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def _write_bytes(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> Path:

@@ -15,8 +15,9 @@ from optuna.distributions import BaseDistribution
 
 from mollify_core.augment.names import BATCH_AUGMENTATIONS, POLICIES
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.old_words import ALIAS
 from mollify_core.recipe import Matching, Mollify, Recipe
-from mollify_sweeps.study.space import Reference, Space, default_ranges, reference
+from mollify_sweeps.study.space import Reference, Space, default_ranges, idle, reference
 
 PLAIN = "plain"
 DEFAULT = " default"  # behind the name of a method: its first trial, with settings that nothing has chosen
@@ -95,7 +96,7 @@ METHODS: dict[str, Method] = {
     "augmix": _rival("augmix", "AugMix"),
     "mixup": _rival("mixup", "MixUp"),
 }
-OWN = frozenset(name for method in METHODS.values() for name in (*method.own, *method.settings))
+OWN = frozenset(name for method in METHODS.values() for name in (*method.own, *method.settings)) | {ALIAS}
 """Settings that are some method's own; all others are shared."""
 
 
@@ -150,10 +151,18 @@ def of_recipe(recipe: Recipe) -> str:
     return {"none": "smoothing" if recipe.label == "fixed" else "mollification"}.get(recipe.method, recipe.method)
 
 
-def built_in(names: Sequence[str], side: int) -> Space:
-    """What is searched where no space file says otherwise: shared settings, and those of these methods."""
-    ranges = default_ranges(side)
-    known = {own for name in names for own in METHODS[name].searched}
+def built_in(names: Sequence[str], base: Recipe, side: int) -> Space:
+    """What is searched where no space file says otherwise: shared settings, and those of these methods with an effect.
+
+    Args:
+        names: of the methods.
+        base: what all trials vary; with the label "fixed", for one, there are no label powers to search.
+        side: of the images, in pixels.
+    """
+    ranges, known = default_ranges(side), set()
+    for name in names:
+        own = Space({key: ranges[key] for key in METHODS[name].searched}, {})
+        known |= own.searched.keys() - idle(own, base.with_(settings_of(name, base)))
     return Space({name: d for name, d in ranges.items() if name in known or name not in OWN}, {})
 
 
@@ -170,23 +179,29 @@ def searches(
         side: of the images, in pixels.
 
     Raises:
-        ConfigError: the space names a setting that no method has for its own, or a method does not go with the base.
+        ConfigError: the space names a setting that has no effect with any of the methods, or a method does not go with
+            the base.
     """
-    idle = [name for name in space.searched if name in OWN and not any(name in METHODS[method].own for method in names)]
-    if idle:
-        raise ConfigError(
-            f"Expected a space of settings that {' or '.join(names)} have a use for, but got {', '.join(idle)}"
-        )
-    made = []
+    made: list[Search] = []
+    useful: set[str] = set()
     for name in names:
         method = METHODS[name]
         settings = settings_of(name, base)
         own: dict[str, BaseDistribution] = {
             key: d for key, d in space.searched.items() if key in method.own or key not in OWN
         }
+        without = idle(Space(own, {}), base.with_(settings))
+        own = {key: d for key, d in own.items() if key not in without}
+        useful |= own.keys()
         default = {key: Recipe().get(key) for key in method.own} | settings
         first = reference(f"{name}{DEFAULT}", default, Space(own, {}), base, side)
         made.append(Search(name, settings, Space(own, {}), (first,), shares.get(name, 1.0)))
+    useless = [name for name in space.searched if name not in useful]
+    if useless:
+        raise ConfigError(
+            f"Expected a space of settings that {' or '.join(names)} have a use for, but got {', '.join(useless)}, "
+            "which would change nothing"
+        )
     return tuple(made)
 
 

@@ -6,8 +6,9 @@ paper's (Heinonen et al., AISTATS 2025), so the paper's schedule is one point of
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from mollify_core.effect import without_effect
 from mollify_core.errors import ConfigError, MollifyError, nearest
 from mollify_core.presets import PLAIN
-from mollify_core.recipe import Mollify, Recipe, Soft, section_of
+from mollify_core.recipe import Mollify, Recipe, Soft, section_of, typed
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Space:
 
     Attributes:
         searched: parameter -> Optuna distribution.
-        fixed: settings that the space file pins, already applied to the base recipe.
+        fixed: settings that the space file pins; see `applied`.
     """
 
     searched: dict[str, BaseDistribution]
@@ -102,7 +104,8 @@ def load(path: str | Path | None, base: Recipe, side: int) -> Space:
         blur_power: 0.86                  # fixed
 
     Raises:
-        ConfigError: the file cannot be read, or names an unknown setting, or a value is out of the setting's range.
+        ConfigError: the file cannot be read, or names an unknown setting; or what it allows cannot be trained, see
+            `check`.
     """
     ranges = default_ranges(side)
     if path is None:
@@ -121,7 +124,7 @@ def load(path: str | Path | None, base: Recipe, side: int) -> Space:
                 raise ConfigError(
                     f"Setting {name!r} is the same for all trials of a sweep; give it on the command line"
                 )
-            distribution = _distribution(name, value, base, ranges)
+            distribution = _distribution(name, value, ranges)
         except MollifyError as error:
             raise ConfigError(f"Space file {str(path)!r}: {error}") from None
         if distribution is None:
@@ -130,10 +133,15 @@ def load(path: str | Path | None, base: Recipe, side: int) -> Space:
             searched[name] = distribution
     if not searched:
         raise ConfigError(f"Expected space file {str(path)!r} to search at least one setting, but it fixes all of them")
-    return Space(searched, fixed)
+    space = Space(searched, fixed)
+    try:
+        check(space, applied(space, base))
+    except MollifyError as error:
+        raise ConfigError(f"Space file {str(path)!r}: {error}") from None
+    return space
 
 
-def _distribution(name: str, value: Any, base: Recipe, ranges: dict[str, BaseDistribution]) -> BaseDistribution | None:
+def _distribution(name: str, value: Any, ranges: dict[str, BaseDistribution]) -> BaseDistribution | None:
     """The distribution that one line of a space file means; None when it fixes the setting."""
     if value == "search":
         if name not in ranges:
@@ -143,10 +151,10 @@ def _distribution(name: str, value: Any, base: Recipe, ranges: dict[str, BaseDis
         if not value:
             raise ConfigError(f"Expected choices for {name!r}, but got an empty list")
         for choice in value:
-            base.with_({name: choice})
+            typed(name, choice)
         return CategoricalDistribution(value)
     if not isinstance(value, dict):
-        base.with_({name: value})
+        typed(name, value)
         return None
     for key in value:
         if key not in ("low", "high", "log"):
@@ -158,14 +166,116 @@ def _distribution(name: str, value: Any, base: Recipe, ranges: dict[str, BaseDis
     merged |= value
     if "low" not in merged or "high" not in merged:
         raise ConfigError(f"Expected low and high for {name!r}, but got {value}")
-    for end in ("low", "high"):
-        base.with_({name: merged[end]})
-    if not merged["low"] < merged["high"]:
-        raise ConfigError(f"Expected low < high for {name!r}, but got {merged['low']} and {merged['high']}")
-    if merged["log"] and merged["low"] <= 0:
-        raise ConfigError(f"Expected a positive low for {name!r} on a log scale, but got {merged['low']}")
-    kind = IntDistribution if isinstance(base.get(name), int) else FloatDistribution
-    return kind(merged["low"], merged["high"], log=bool(merged["log"]))
+    low, high = (typed(name, merged[end]) for end in ("low", "high"))
+    if not _number(low) or not _number(high):
+        raise ConfigError(f"Expected low and high for {name!r} to be numbers, but got {low!r} and {high!r}")
+    if not low < high:
+        raise ConfigError(f"Expected low < high for {name!r}, but got {low:g} and {high:g}")
+    if not isinstance(merged["log"], bool):
+        raise ConfigError(f"Expected log for {name!r} to be true or false, but got {merged['log']!r}")
+    if merged["log"] and low <= 0:
+        raise ConfigError(f"Expected a positive low for {name!r} on a log scale, but got {low:g}")
+    return (IntDistribution if isinstance(low, int) else FloatDistribution)(low, high, log=merged["log"])
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ---- what a space allows
+
+
+def applied(space: Space, base: Recipe) -> Recipe:
+    """The base recipe with what a space fixes.
+
+    The base's own value of a searched setting may contradict what is fixed, though no trial trains with it, as a low
+    `lr` does a fixed `final_lr`. Then all that is searched takes the value of its range that is nearest.
+
+    Raises:
+        ConfigError: a value is out of range, or what is fixed contradicts itself.
+    """
+    try:
+        return base.with_(space.fixed)
+    except ConfigError:
+        return base.with_({**space.fixed, **_inside(space, base)})
+
+
+def check(
+    space: Space, base: Recipe, fits: Callable[[Recipe], None] = lambda recipe: None, who: str = "search"
+) -> None:
+    """Checks that whatever a search may draw can be trained, as far as the ends of its ranges show that.
+
+    Args:
+        space: what is searched.
+        base: the recipe that it varies, with all that is fixed.
+        fits: raises a ConfigError where a recipe does not go with data or workers.
+        who: what searches, in words.
+
+    Raises:
+        ConfigError: some values cannot be trained, or do not go together; which, and why not.
+    """
+    for drawn, values in _extremes(space, base):
+        try:
+            fits(base.with_(values))
+        except ConfigError as error:
+            told = " with ".join(f"{name}={value}" for name, value in drawn.items())
+            raise ConfigError(f"{error}; the {who} may draw {told}" if drawn else str(error)) from None
+
+
+def idle(space: Space, base: Recipe) -> list[str]:
+    """What is searched without any effect on what is trained, whatever is drawn for the rest.
+
+    Args:
+        space, base: as of `check`.
+    """
+    left = set(space.searched)
+    for _, values in _extremes(space, base):
+        try:
+            left &= without_effect(base.with_(values))
+        except ConfigError:  # `check` tells of it
+            continue
+        if not left:
+            break
+    return [name for name in space.searched if name in left]
+
+
+def _extremes(space: Space, base: Recipe) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(the ends of up to three ranges, values of all that is searched): the others are as near to the base as they can.
+
+    A rule of recipes binds three settings at most, of one section where it is three, so these break all that can be.
+    """
+    rest = _inside(space, base)
+    yield {}, rest
+    for count in (1, 2, 3):
+        for names in itertools.combinations(space.searched, count):
+            if count == 3 and len({section_of(name) for name in names}) > 1:
+                continue
+            for values in itertools.product(*(_ends(space.searched[name]) for name in names)):
+                drawn = dict(zip(names, values, strict=True))
+                yield drawn, rest | drawn
+
+
+def _inside(space: Space, base: Recipe) -> dict[str, Any]:
+    """The value of each searched setting that is nearest to the base's."""
+    found = {}
+    for name, distribution in space.searched.items():
+        try:
+            value = base.get(name)
+        except ConfigError:  # `arm`, which cannot say what the base is
+            value = None
+        found[name] = value if _contains(distribution, value) else _closest(distribution, value)
+    return found
+
+
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    """What is tried of a distribution: the ends of a range, of whole numbers an odd and an even one; all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        numbers: list[Any] = [choice for choice in distribution.choices if _number(choice)]
+        many = len(numbers) == len(distribution.choices) > 8
+        return [min(numbers), max(numbers)] if many else list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    ends = [distribution.low, distribution.high]
+    return sorted({*ends, distribution.low + 1}) if isinstance(distribution, IntDistribution) else ends
 
 
 def varied(base: Recipe, searched: Collection[str]) -> Recipe:
@@ -226,14 +336,20 @@ def reference(name: str, settings: dict[str, Any], space: Space, base: Recipe, s
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    return distribution._contains(distribution.to_internal_repr(value))
+        return any(
+            choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
+        )
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    # Optuna's own test takes the logarithm of a value before it looks whether that is inside: of 0 there is none.
+    return _number(value) and distribution.low <= value <= distribution.high
 
 
 def _closest(distribution: BaseDistribution, value: Any) -> Any:
     """The nearest value inside a range: what the sampler is told of a reference that lies outside of it."""
     if isinstance(distribution, CategoricalDistribution):
-        numbers = [c for c in distribution.choices if isinstance(c, int | float) and isinstance(value, int | float)]
-        return min(numbers, key=lambda c: abs(c - value)) if numbers else distribution.choices[0]
+        numbers = [choice for choice in distribution.choices if _number(choice) and _number(value)]
+        return min(numbers, key=lambda choice: abs(choice - value)) if numbers else distribution.choices[0]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if value is None:  # no bound at all, as of `clip_norm`
+        return distribution.high
     return min(max(value, distribution.low), distribution.high)

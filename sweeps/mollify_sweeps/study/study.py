@@ -20,6 +20,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
+from mollify_core.errors import ConfigError
 from mollify_sweeps.study import methods, pruning, sampling
 from mollify_sweeps.study.budget import Budget
 from mollify_sweeps.study.database import FINISHED, answers, cause, quiet_optuna
@@ -232,12 +233,12 @@ class SweepStudy:
 
     @_written
     def fail(self, number: int, kind: str, message: str, attrs: dict[str, Any] | None = None) -> None:
-        """A trial failed: kind is nan, oom or bug. Several workers may say so of one trial."""
+        """A trial failed: kind is nan, oom, settings or bug. Several workers may say so of one trial."""
         if self._state(number) in FINISHED:
             return
         attrs = {"failure": kind, "failure_message": message[:500], **(attrs or {})}
         self._end(number, TrialState.FAIL, None, attrs, {})
-        self._bugs += kind == "bug"
+        self._bugs += kind in ("bug", "settings")
         self.notice(f"trial {number} failed ({kind}): {message}")
 
     @_written
@@ -334,13 +335,17 @@ class SweepStudy:
     def _values(self, metrics: dict[str, float]) -> list[float]:
         return [metrics[name] for name in self._objectives]
 
-    def _assign(self, number: int, search: Search, trial: optuna.Trial, *, adopted: bool) -> dict[str, Any]:
+    def _assign(self, number: int, search: Search, trial: optuna.Trial, *, adopted: bool) -> dict[str, Any] | None:
         if search.name and NUMBER not in trial.user_attrs:
             trial.set_user_attr(NUMBER, number)
-        own = {**search.settings, **trial.params, **trial.user_attrs.get("settings", {})}
-        recipe = self._setup.base.with_(own)
-        trial.set_user_attr("recipe", recipe.to_dict())
         self._trials[number] = trial
+        own = {**search.settings, **trial.params, **trial.user_attrs.get("settings", {})}
+        try:
+            recipe = self._setup.base.with_(own)
+        except ConfigError as error:  # what was drawn does not go together, which the plan could not foresee
+            self.fail(number, "settings", str(error))
+            return self.next()
+        trial.set_user_attr("recipe", recipe.to_dict())
         self._live[number] = Live(
             number,
             started=time.monotonic(),

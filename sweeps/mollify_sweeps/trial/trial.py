@@ -21,7 +21,7 @@ import ray.train.torch
 import torch
 
 from mollify_core import checkpoint, precision
-from mollify_core.errors import MollifyError, NonFiniteLossError, Preempted, StorageError, first_line
+from mollify_core.errors import ConfigError, MollifyError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.training import Stop, Training
 from mollify_core.training_data import TrainingData
@@ -98,7 +98,7 @@ class Trial:
                 torch.cuda.empty_cache()
             kind, message, accumulate, attrs = failure
             again = kind == "oom" and self.study.out_of_memory(self.number, accumulate, message)
-            if kind in ("nan", "bug"):
+            if kind in ("nan", "settings", "bug"):
                 self.study.fail(self.number, kind, message, attrs)
             if self.worker.world > 1:  # the others wait for this worker: the group must come down
                 raise GroupError(message)
@@ -233,9 +233,11 @@ class Trial:
 
 
 def classify(error: Exception) -> tuple[str, str]:
-    """(kind, one line) of a trial's failure: nan, oom or bug."""
+    """(kind, one line) of a trial's failure: nan, oom, settings or bug."""
     if isinstance(error, NonFiniteLossError):
         return "nan", first_line(error)
+    if isinstance(error, ConfigError):
+        return "settings", first_line(error)
     exhausted = ("can't allocate memory", "ALLOC_FAILED", "std::bad_alloc")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in exhausted):
         return "oom", first_line(error)

@@ -32,6 +32,7 @@ def refused_and_wrote_nothing(capsys, *argv: str) -> str:
 
 
 DIGITS = ("--dataset", "digits")
+FIXED = ("--set", "label=fixed", "--set", "fixed_epsilon=0.95")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,17 @@ DIGITS = ("--dataset", "digits")
             (*DIGITS, "--workers-per-trial", "1:2", "--batch-size", "1"),
             "`batch_size` to be at least an image for each of 2 workers, but got 1",
         ),
+        ((*DIGITS, "--set", "final_lr=0.02"), "but got 0.02; the search of plain may draw lr=0.003"),
+        ((*DIGITS, "--set", "repeat=3"), "`batch_size` to be a multiple of repeat 3, but got 32"),
+        (
+            (*DIGITS, *FIXED, "--set", "method=matching", "--set", "spread=others", "--dry-run"),
+            "`fixed_epsilon` to be at most 1 - 1 / C = 0.9 with spread 'others' and 10 classes",
+        ),
+        ((*DIGITS, "--sampler", "grid"), "at most 10,000 points, but mollification has 59,049 (3 x 3 x 3"),
+        ((*DIGITS, "--sampler", "grid", "--grid-points", "6"), "has 60,466,176 (6 x 6"),
+        ((*DIGITS, "--sampler", "grid", "--grid-points", "1"), "--grid-points to be at least 2, the ends of a range"),
+        ((*DIGITS, "--seed", str(2**63)), "`seed` to be an integer in [0, 2**63)"),
+        ((*DIGITS, "--seed", str(2**63 - 1), "--confirm", "1"), "--seed to be below 2**63 with the 5 seeds of"),
         ((*DIGITS, "--space", "missing.yaml"), "Cannot read space file 'missing.yaml'"),
         ((*DIGITS, "--recipe", "missing.json"), "Cannot read recipe 'missing.json'"),
         ((*DIGITS, "--name", "a/b"), "--name to be letters, digits"),
@@ -140,6 +152,17 @@ def test_dry_run_starts_nothing(capsys):
     assert "at once" in out
     assert "about" in out
     assert not Path("runs").exists()
+
+
+def test_a_grid_says_how_many_points_it_has_and_that_there_are_no_more(capsys):
+    Path("space.yaml").write_text("lr: {low: 0.01, high: 0.1}\nmax_noise: search\n")
+    grid = (*DIGITS, "--dry-run", "--space", "space.yaml", "--sampler", "grid", "--grid-points", "2")
+    for trials, says in (((), "8; the"), (("--trials", "40"), "8; the"), (("--trials", "5"), "5; the")):
+        assert main([*grid, *trials]) == 0
+        plan = " ".join(capsys.readouterr().out.split())
+        assert f"trials {says} methods take turns" in plan
+        assert ("there are no more points to try" in plan) == (says == "8; the")
+        assert "plain: nothing else; 2 points mollification: also max_noise; 4 points" in plan
 
 
 def photos(folder: Path) -> Path:

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
+from mollify_sweeps.inspection.check_trial import Finding, TrialCheck
+from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study import budget, methods, space
 from mollify_sweeps.study.database import finished, progress
 from mollify_sweeps.study.ledger import METHOD, NUMBER
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.study import SweepStudy
-from setups import fair_setup, run_trials, study_of, told
+from setups import fair_setup, make_setup, run_trials, study_of, told
 
 BASE = Recipe().with_(epochs=4, lr=0.02)
 THREE = ("plain", "mollification", "matching")
@@ -168,6 +171,70 @@ def test_a_space_names_only_what_its_methods_use() -> None:
         methods.searches(
             ("plain", "matching"), {}, BASE, space.Space({"lr": ranges["lr"], "max_noise": ranges["max_noise"]}, {}), 32
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "searched", "useless"),
+    [
+        ({"method": "matching"}, ("max_noise", "max_epsilon", "lr"), "max_noise"),
+        ({"label": "fixed"}, ("smoothing", "noise_power", "max_noise"), "smoothing, noise_power"),
+        ({"noise_share": 1.0}, ("blur_power", "max_blur", "max_noise"), "blur_power, max_blur"),
+        ({"p_clean": 1.0, "label": "coupled"}, ("max_noise", "lr"), "max_noise"),
+        ({"optimizer": "adamw"}, ("lr", "momentum"), "momentum"),
+        ({}, ("lr", "arm"), "arm"),
+    ],
+)
+def test_a_searched_setting_that_changes_nothing_is_refused_by_name(
+    given: dict[str, Any], searched: tuple[str, ...], useless: str
+) -> None:
+    base = BASE.with_(given)
+    ranges: dict[str, Any] = space.default_ranges(32) | {
+        "momentum": FloatDistribution(0.1, 0.9),
+        "arm": CategoricalDistribution(["off", "matching"]),
+    }
+    chosen = space.Space({name: ranges[name] for name in searched}, {})
+    with pytest.raises(ConfigError, match=f"have a use for, but got {useless}, which would change nothing"):
+        methods.searches(("plain", methods.of_recipe(base)), {}, base, chosen, 32)
+
+
+def test_what_is_searched_without_a_space_file_has_an_effect() -> None:
+    """`--set arm=matching`, or `method=matching`: not the schedule of mollification, which did nothing there."""
+    for given, own in (
+        ({"arm": "matching"}, {"p_undistorted", "max_epsilon", "epsilon_power"}),
+        ({"method": "matching", "label": "fixed"}, {"p_undistorted"}),
+        ({"label": "fixed"}, {"max_noise", "max_blur", "beta_b", "p_clean", "noise_share"}),
+    ):
+        base = BASE.with_(given)
+        names = ("plain", methods.of_recipe(base))
+        plain, other = methods.searches(names, {}, base, methods.built_in(names, base, 32), 32)
+        assert set(plain.space.searched) == {"lr", "weight_decay"}
+        assert set(other.space.searched) == {"lr", "weight_decay"} | own
+
+
+def test_settings_that_cannot_be_trained_fail_their_trial_alone_and_check_takes_it(tmp_path: Path) -> None:
+    """A sweep of an earlier version, whose space nobody judged: its command used to break at this trial for ever."""
+    mixed = space.Space(
+        {
+            "label_mode": CategoricalDistribution(["ls", "ld"]),
+            "loss": CategoricalDistribution(["ce", "nce"]),
+            "lr": FloatDistribution(0.01, 0.1),
+        },
+        {},
+    )
+    setup = make_setup(tmp_path, BASE, 10, searched=mixed, sampler="random", pruner="none")
+    run_trials(SweepStudy(setup))
+    trials = study_of(setup).get_trials()
+    assert len(trials) == 10
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    assert 1 <= len(failed) < 5
+    for trial in trials:
+        assert (trial in failed) == (trial.params["label_mode"] == "ld" and trial.params["loss"] == "nce")
+    said = {(t.user_attrs["failure"], t.user_attrs["failure_message"]) for t in failed}
+    assert said == {("settings", "Expected label_mode 'ls' for loss 'nce', but got 'ld'")}
+    findings: list[Finding] = []
+    for trial in failed:
+        TrialCheck(Store(str(tmp_path)), setup.description, trial, {}, findings).check(driven=False)
+    assert not findings
 
 
 def test_where_only_a_methods_own_settings_are_searched_plain_training_is_one_trial(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mollify_core.errors import ConfigError
-from mollify_core.recipe import Recipe
+from mollify_core.recipe import SETTINGS, Recipe
 from mollify_sweeps.study import pruning, sampling, space
 
 BASE = Recipe().with_(lr=0.05)
@@ -116,6 +116,9 @@ def test_plain_training_is_varied_as_mollification_of_no_image():
         ("max_noise: {low: 0.2, high: 1.5}", "`max_noise` to be in (0, 1], but got 1.5"),
         ("momentum: {low: 0, high: 0.9, log: true}", "positive low for 'momentum' on a log scale"),
         ("momentum: {low: 0.5}", "low and high for 'momentum'"),
+        ("clip_norm: {low: null, high: 1}", "low and high for 'clip_norm' to be numbers, but got None and 1.0"),
+        ("nesterov: {low: false, high: true}", "low and high for 'nesterov' to be numbers, but got False and True"),
+        ("lr: {low: 0.01, high: 0.1, log: maybe}", "log for 'lr' to be true or false, but got 'maybe'"),
         ("beta_b: []", "an empty list"),
         ("beta_b: [1, x]", "`beta_b` to be a number, but got 'x'"),
         ("epochs: [1, 2]", "'epochs' is the same for all trials"),
@@ -131,6 +134,64 @@ def test_bad_files(text, says, tmp_path):
         space.load(write(tmp_path, text), BASE, 32)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+NUMBERS = [name for name in SETTINGS if type(BASE.get(name)) in (int, float) or name in ("max_blur", "clip_norm")]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_anchor_keeps_any_value_against_any_range_and_the_sampler_hears_the_nearest(name):
+    """Zeros against ranges on a log scale, no bound at all (None) against bounds, and both ends."""
+    whole = type(BASE.get(name)) is int
+    ranges: list = [IntDistribution(3, 9), IntDistribution(3, 9, log=True)] if whole else []
+    ranges += [] if whole else [FloatDistribution(0.2, 0.7), FloatDistribution(0.2, 0.7, log=True)]
+    ranges += [CategoricalDistribution([3, 5] if whole else [0.2, 0.7])]
+    for value in (BASE.get(name), None, 0, 0.0, 0.2, 0.7, 1, 3, 9, 10):
+        try:
+            anchor = BASE.with_(epochs=50).with_({name: value, **({"final_lr": 0.0} if name == "lr" else {})})
+        except ConfigError:
+            continue
+        for distribution in ranges:
+            made = space.reference("anchor", {}, space.Space({name: distribution}, {}), anchor, 32)
+            told = made.params[name]
+            assert distribution._contains(distribution.to_internal_repr(told))
+            study = optuna.create_study()
+            study.enqueue_trial(made.params)
+            assert study.ask(fixed_distributions={name: distribution}).params == made.params
+            kept = anchor.with_({**made.params, **made.settings})
+            assert kept == (anchor.with_(max_blur=32.0) if (name, value) == ("max_blur", None) else anchor)
+            if value is not None:
+                ends = list(getattr(distribution, "choices", ())) or [distribution.low, distribution.high]
+                assert abs(told - value) <= min(abs(end - value) for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("label_mode: [ls, ld]\nloss: [ce, nce]", "but got 'ld'; the search may draw label_mode=ld with loss=nce"),
+        ("both_share: [0, 0.4]\npure_share: [0, 0.4]", "but got 1.3; the search may draw both_share=0.4 with pure"),
+        ("min_blur: {low: 0.2, high: 2}\nmax_blur: search", "may draw min_blur=2.0 with max_blur=0.5"),
+        ("lr: search\nfinal_lr: 0.02", "in [0, lr = 0.003], but got 0.02; the search may draw lr=0.003"),
+        ("blur_kernel: {low: 31, high: 51}", "a positive odd integer, but got 32; the search may draw blur_kernel=32"),
+        ("momentum: [0, 0.9]\nnesterov: [false, true]", "may draw momentum=0 with nesterov=True"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_wherever_they_lie(text, says, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        space.load(write(tmp_path, text), BASE, 32)
+    assert says in str(error.value)
+
+
+def test_sound_values_that_the_base_contradicts_are_taken(tmp_path):
+    for text, values in (
+        ("lr: {low: 0.1, high: 0.3}\nfinal_lr: 0.06", {"lr": 0.1, "final_lr": 0.06}),
+        ("lr: {low: 0.1, high: 0.3}\nfinal_lr: {low: 0.02, high: 0.09}", {"lr": 0.05, "final_lr": 0.0}),
+        ("noise_share: {low: 0.1, high: 0.2}\nboth_share: 0.7", {"noise_share": 0.2, "both_share": 0.7}),
+        ("max_blur: {low: 3, high: 9}\nmin_blur: 2", {"max_blur": None, "min_blur": 2.0}),
+    ):
+        loaded = space.load(write(tmp_path, text), BASE, 32)
+        applied = space.applied(loaded, BASE)
+        assert {name: applied.get(name) for name in values} == values
 
 
 @pytest.mark.parametrize("name", sampling.SAMPLERS)
