@@ -61,7 +61,7 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
         type=int,
         default=5,
         metavar="N",
-        help="end the sweep after N trials failed by a bug (default: 5)",
+        help="end the sweep, with exit code 1, after N trials failed by a bug or by their device (default: 5)",
     )
 
     g = p.add_argument_group("where it is kept and shown")

@@ -36,7 +36,15 @@ _END_PATIENCE = 120.0  # the same of a sweep that has ended
 
 
 class Stopped(Exception):
-    """The user, or the batch system, stopped the sweep."""
+    """The user or the batch system stopped the sweep, or too many of its trials failed.
+
+    Attributes:
+        code: the exit code to end with.
+    """
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lambda: None) -> None:
@@ -48,7 +56,7 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         still_ours: raises a SweepError once another driver has taken the sweep; asked all the time.
 
     Raises:
-        Stopped: the user stopped it.
+        Stopped: the user stopped it, or it was ended by failures.
         SweepError: Ray or Tune broke on the way.
         MollifyError: the trackers or the cluster cannot be had.
     """
@@ -82,11 +90,11 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         with view:
             metrics = SweepMetrics(sweep.name, objective)
             _watch(tuning, [trackers, view, metrics, page, _Copier(snapshots)], still_ours)
-        tuning.check(console)
+        tuning.check()
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE
-        raise Stopped("Stopped.") from None
-    except MollifyError:
+        raise Stopped("Stopped.", code=130) from None
+    except (MollifyError, Stopped):
         raise
     except Exception as error:  # Ray's or Tune's
         with contextlib.suppress(OSError):
@@ -204,12 +212,16 @@ class Tuning:
             self._status = ray.get(self._study.status.remote())
         return events, self._status
 
-    def check(self, console: Console) -> None:
-        """Says why a sweep ended early, when it did."""
+    def check(self) -> None:
+        """Raises why a sweep ended early, when it did."""
         if self._error is not None:
             raise self._error
+        if self._status["stopped_by_storage"]:
+            raise SweepError(f"{self._status['stopped_by_storage']}; nothing is lost, the same command continues")
         if self._status["stopped_by_failures"]:
-            console.print("[bold red]The sweep was ended: too many trials failed by a bug (see --max-failures).[/]")
+            raise Stopped(
+                "The sweep was ended: too many trials failed by a bug or by their device (see --max-failures).", code=1
+            )
 
     def _tune(self, sweep: Sweep, setup: Any, shards: dict[str, Any]) -> None:
         from ray import tune
