@@ -70,17 +70,71 @@ def test_a_trial_that_breaks(broken):
 def test_too_many_trials_that_break(broken):
     """Set-up: the same, with --max-failures 1. Minimum time: 25 s.
 
-    1. The sweep ends after the first failure and says why; what was done is kept and reported.
+    1. The sweep ends after the first failure with exit code 1 and says why; what was done is kept and reported, and
+       nothing is confirmed.
     2. The same command with a larger number goes on.
     3. The checker finds nothing.
     """
-    one = broken("--max-failures", "1").start()
-    one.finish()
+    one = broken().start("--max-failures", "1", "--confirm", "1", "--seeds", "2")
+    one.finish(1)
     assert one.said("too many trials failed by a bug") == 1
+    assert (one.local / "report/report.html").exists()
+    assert not one.local.with_name("s-confirm").exists()
     assert [t.state.name for t in one.trials()].count("FAIL") == 1
     assert len([t for t in one.trials() if t.state.is_finished()]) < 8
     one.sound()
     one.start("--max-failures", "9").finish()
     assert all((t.state.name == "FAIL") == (t.params["repeat"] == 5) for t in one.trials())
     assert len([t for t in one.trials() if t.state.is_finished()]) == 8
+    one.sound()
+
+
+_BROKEN_DEVICE = """
+import builtins, os, sys
+
+imported, broken = builtins.__import__, []
+
+
+def hook(name, *args, **kwargs):
+    module = imported(name, *args, **kwargs)
+    training = getattr(sys.modules.get("mollify_core.training"), "Training", None)
+    if training is not None:
+        builtins.__import__ = imported
+        run_epoch = training.run_epoch
+
+        def run(self, *args, **kwargs):
+            import torch
+
+            once = os.environ["MOLLIFY_BREAK_ONCE"]
+            if not broken and self.epoch == 2 and not os.path.exists(once):
+                open(once, "w").close()
+                broken.append(True)
+            if broken:
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+            return run_epoch(self, *args, **kwargs)
+
+        training.run_epoch = run
+    return module
+
+
+builtins.__import__ = hook
+"""
+
+
+def test_a_device_that_breaks_its_process(sweep: Make, unbroken: Make, tmp_path):
+    """Set-up: in the third epoch of the first trial every step of that process fails from then on, as after an assert
+    on a GPU (said by a `sitecustomize` in all processes of the sweep). Minimum time: 45 s.
+
+    1. The process is replaced, and the trial goes on from its last checkpoint; it is said once.
+    2. No trial fails, and the result equals that of an unbroken sweep, bit for bit.
+    3. The checker finds nothing.
+    """
+    (tmp_path / "inject").mkdir()
+    (tmp_path / "inject/sitecustomize.py").write_text(_BROKEN_DEVICE)
+    env = {"PYTHONPATH": str(tmp_path / "inject"), "MOLLIFY_BREAK_ONCE": str(tmp_path / "once")}
+    one = sweep(*SHORT, **env).start()
+    one.finish()
+    assert (tmp_path / "once").exists()
+    assert one.said("trial 0 met an error of its device; it is tried once more in a new process") == 1
+    assert one.told() == unbroken(*SHORT).told()
     one.sound()

@@ -40,6 +40,53 @@ def test_object_store_stalled(seconds, sweep: Make, unbroken: Make, s3, figure):
     one.sound()
 
 
+_CANNOT_BE_OPENED = """
+import os
+from pyarrow import fs
+
+
+class FileSystem(fs.FileSystem):
+    @staticmethod
+    def from_uri(uri):
+        if os.path.exists(os.environ["MOLLIFY_AWAY"]):
+            raise OSError("When resolving region for bucket 'bucket': AWS Error NETWORK_CONNECTION: nobody answers")
+        return opened(uri)
+
+
+opened, fs.FileSystem = fs.FileSystem.from_uri, FileSystem
+"""
+
+
+def test_object_store_away_while_a_trial_starts_again(sweep: Make, unbroken: Make, s3, tmp_path):
+    """Set-up: a sweep in object storage; the process that trains is killed, and for 20 s no process can open the store
+    (said by a `sitecustomize` in all processes of the sweep). Minimum time: 1 min 15 s.
+
+    1. The trial waits, and the storage is named; then it goes on under its own number.
+    2. No trial fails, and the result equals that of an unbroken sweep, bit for bit.
+    3. The checker finds nothing.
+    """
+    (tmp_path / "inject").mkdir()
+    (tmp_path / "inject/sitecustomize.py").write_text(_CANNOT_BE_OPENED)
+    away = tmp_path / "away"
+    env = {"PYTHONPATH": str(tmp_path / "inject"), "MOLLIFY_AWAY": str(away)}
+    one = sweep(*SHORT, storage="s3://bucket/sweeps", **env).start()
+    one.wait(in_trial(0, epochs=2))
+    away.touch()
+    (worker,) = one.workers()
+    worker.kill()
+    deadline = time.monotonic() + PATIENCE
+    while not one.said("the storage does not answer"):
+        assert one.running, one.last
+        assert time.monotonic() < deadline, one.last
+        time.sleep(0.2)
+    time.sleep(20)
+    away.unlink()
+    one.finish()
+    assert one.said("the storage does not answer") == one.said("the storage takes files again") == 1
+    assert one.told() == unbroken(*SHORT).told()
+    one.sound()
+
+
 @contextlib.contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Callable[[int], None]]:
     """A small disk of its own at a folder; gives what changes its size."""

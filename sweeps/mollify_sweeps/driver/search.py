@@ -31,11 +31,11 @@ def search(options: Search) -> int:
     sweep = settle.search(options)
     announced = confirmation.announced(sweep, options.confirm)
     carried = carry_out(console, sweep, dry_run=dry_run, confirm=announced, page=searching(sweep))
-    if carried.code is not None:
+    if carried.code is not None and not carried.failed:
         return carried.code
     assert carried.study is not None
     with Publication(carried.sweep, carried.study) as report:
-        if report.build(console) is None:
+        if report.build(console) is None or carried.failed:
             return 1
         return 0 if options.confirm.best is None else _confirm(console, options, report)
 

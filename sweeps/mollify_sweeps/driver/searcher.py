@@ -10,6 +10,7 @@ from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
 from mollify_sweeps.cluster.connection import NAMESPACE
+from mollify_sweeps.study.client import StudyClient
 
 
 class StudySearcher(Searcher):
@@ -36,10 +37,15 @@ class StudySearcher(Searcher):
         return {"number": assignment["number"], "recipe": json.dumps(assignment["recipe"])}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Tells the study of a trial whose process died for good."""
-        if error and trial_id in self._numbers:
-            study = ray.get_actor(self._study, NAMESPACE)
-            ray.get(study.lost.remote(self._numbers[trial_id], "its process died more often than it may be restarted"))
+        """Tells the study of a trial whose process has ended and not said how: nothing may wait for what is gone.
+
+        The study knows the end of all others, and may have handed the trial out again already.
+        """
+        number = self._numbers.pop(trial_id, None)
+        if number is None or number in self._numbers.values():
+            return
+        how = "died more often than it may be restarted" if error else "ended without a word of it"
+        StudyClient(self._study).lost(number, f"its process {how}")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""

@@ -36,7 +36,15 @@ _END_PATIENCE = 120.0  # the same of a sweep that has ended
 
 
 class Stopped(Exception):
-    """The user, or the batch system, stopped the sweep."""
+    """The user or the batch system stopped the sweep, or too many of its trials failed.
+
+    Attributes:
+        code: the exit code to end with.
+    """
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def execute(
@@ -54,7 +62,7 @@ def execute(
         page: is kept new.
 
     Raises:
-        Stopped: the user stopped it.
+        Stopped: the user stopped it, or it was ended by failures.
         SweepError: Ray or Tune broke on the way.
         MollifyError: the trackers or the cluster cannot be had.
     """
@@ -86,12 +94,12 @@ def execute(
             show_addresses(console, board)
         with view:
             metrics = SweepMetrics(sweep.name, objective)
-            _watch(tuning, [trackers, view, metrics, _Copier(snapshots), *([page] if page else [])], still_ours)
-        tuning.check(console)
+            _watch(tuning, [trackers, view, metrics, *([page] if page else []), _Copier(snapshots)], still_ours)
+        tuning.check()
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE
-        raise Stopped("Stopped.") from None
-    except MollifyError:
+        raise Stopped("Stopped.", code=130) from None
+    except (MollifyError, Stopped):
         raise
     except Exception as error:  # Ray's or Tune's
         with contextlib.suppress(OSError):
@@ -210,12 +218,16 @@ class Tuning:
             self._status = ray.get(self._study.status.remote())
         return events, self._status
 
-    def check(self, console: Console) -> None:
-        """Says why a sweep ended early, when it did."""
+    def check(self) -> None:
+        """Raises why a sweep ended early, when it did."""
         if self._error is not None:
             raise self._error
+        if self._status["stopped_by_storage"]:
+            raise SweepError(f"{self._status['stopped_by_storage']}; nothing is lost, the same command continues")
         if self._status["stopped_by_failures"]:
-            console.print("[bold red]The sweep was ended: too many trials failed by a bug (see --max-failures).[/]")
+            raise Stopped(
+                "The sweep was ended: too many trials failed by a bug or by their device (see --max-failures).", code=1
+            )
 
     def _tune(self, sweep: Sweep, setup: Any, shards: dict[str, Any]) -> None:
         from ray import tune

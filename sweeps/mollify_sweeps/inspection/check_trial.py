@@ -21,6 +21,7 @@ from mollify_core import checkpoint
 from mollify_core.errors import CheckpointError, ConfigError, first_line
 from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import Store, trial_folder
+from mollify_sweeps.study.database import FAILURES
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import METHOD
 from mollify_sweeps.study.space import varied
@@ -161,7 +162,7 @@ class TrialCheck:
             self._expect(self._epochs == epochs, f"is complete with {self._epochs} of {epochs} epochs")
         else:
             failure = self._attrs.get("failure")
-            self._expect(failure in ("nan", "oom", "settings", "bug"), f"failed without a known reason: {failure!r}")
+            self._expect(failure in FAILURES, f"failed without a known reason: {failure!r}")
 
     def _check_metrics(self) -> None:
         text = self._read("metrics.jsonl")

@@ -94,7 +94,7 @@ class Running:
 
     Attributes:
         command: that says all this.
-        max_failures: end the sweep after so many trials failed by a bug.
+        max_failures: end the sweep after so many trials failed by a bug or by their device.
         dry_run: show the plan and stop.
     """
 

@@ -1,4 +1,4 @@
-"""What to make of a storage that fails: try again for a while, for ever, or tell the user that it refuses."""
+"""What to make of a storage that fails: try again and say why, whatever it is; only a refusal has an end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,24 @@ T = TypeVar("T")
 Stop = Callable[[], bool]
 _RETRY_SECONDS = (0.2, 1, 3, 10, 30)
 _FULL = re.compile(r"STORAGE_?FULL|INSUFFICIENT_?STORAGE|QUOTA_?EXCEEDED|HTTP status 507", re.IGNORECASE)
-_REFUSED = re.compile(
-    r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH)"
-    r"|HTTP status 403"
+# An expired token is an UNKNOWN 400 to Arrow, which knows only the errors of its SDK's own list.
+_CREDENTIALS = re.compile(
+    r"AWS Error (INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|MISSING_AUTHENTICATION_TOKEN"
+    r"|(INVALID_|INCOMPLETE_)?SIGNATURE(_DOES_NOT_MATCH)?|REQUEST_EXPIRED|REQUEST_TIME_TOO_SKEWED"
+    r"|UNKNOWN \(HTTP status 400\))|HTTP status 401|Status\(UNAUTHENTICATED"
 )
+_REFUSED = re.compile(r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET)|HTTP status 403|Status\(PERMISSION_DENIED")
 _PAUSES = (0.2, 1.0, 3.0, 10.0)  # seconds between attempts, the last one again and again
-_REFUSALS = 4  # attempts before an answer like "access denied" is taken for the last word
+_REFUSALS = 600.0  # seconds after which an answer like "access denied" is the last word: new roles spread slowly
 _SILENT = 5.0  # seconds after which one failure alone is told
+AGAIN = 300.0  # seconds after which trouble that lasts is told again
+Trouble = Literal["full", "credentials", "refused", "down"]
+_TOLD: dict[Trouble, str] = {
+    "full": "is full; training goes on without keeping more until there is room",
+    "credentials": "does not accept the credentials; training goes on and uploads wait until they are renewed",
+    "refused": "refuses access; training goes on and uploads wait",
+    "down": "does not answer; training goes on and uploads wait",
+}
 LOOK = 0.2  # seconds between looks at who may want to stop
 
 
@@ -30,13 +41,19 @@ class Patience:
 
     Args:
         uri: of the storage, for the user.
-        tell: is told in one sentence, once, that the storage does not answer or is full, and None when it is well
-            again.
+        tell: is told in one sentence what is wrong, again while it lasts, and None when it is well again.
+        renew: looks for the credentials anew.
     """
 
-    def __init__(self, uri: str, tell: Callable[[str | None], None] = lambda text: None) -> None:
-        self._uri, self._tell = uri, tell
-        self._told: str | None = None
+    def __init__(
+        self,
+        uri: str,
+        tell: Callable[[str | None], None] = lambda text: None,
+        renew: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._uri, self._tell, self._renew = uri, tell, renew
+        self._told: Trouble | None = None
+        self._told_at = 0.0
         self._failures = 0  # in a row
 
     def __call__(self, action: Callable[[], T], stop: Stop = lambda: False) -> T:
@@ -47,13 +64,14 @@ class Patience:
             stop: asked between attempts.
 
         Raises:
-            StorageError: the storage refuses for good (access denied, no such bucket).
+            StorageError: the storage has refused for long (access denied, no such bucket).
             Preempted: `stop` said so.
         """
         while True:
             if not self._failures:
                 self._since = datetime.datetime.now()
                 self._started = time.monotonic()
+                self._refused_since: float | None = None
             try:
                 result = action()
             except OSError as error:
@@ -71,17 +89,19 @@ class Patience:
 
     def _failed(self, error: OSError) -> None:
         self._failures += 1
-        kind, waited = trouble(error), time.monotonic() - self._started
-        if kind == "refused" and self._failures >= _REFUSALS:
+        kind, now = trouble(error), time.monotonic()
+        if kind in ("credentials", "refused"):
+            self._renew()
+        if kind != "refused":
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= _REFUSALS:
             raise StorageError(f"Cannot use storage {self._uri!r}: {first_line(error)}") from None
-        if kind == "full" and self._told != kind:
-            text = "is full; training goes on without keeping more until there is room"
-        elif kind == "down" and (self._failures > 1 or waited > _SILENT) and not self._told:
-            text = f"does not answer since {self._since:%H:%M:%S}; training goes on and uploads wait ({reason(error)})"
-        else:
-            return
-        self._told = kind
-        self._tell(f"the storage {text}")
+        lasts = kind == "full" or self._failures > 1 or now - self._started > _SILENT
+        if lasts and (kind != self._told or now - self._told_at >= AGAIN):
+            self._told, self._told_at = kind, now
+            self._tell(f"the storage {_TOLD[kind]} (since {self._since:%H:%M:%S}: {reason(error)})")
 
 
 def retry(action: Callable[[], T]) -> T:
@@ -94,11 +114,13 @@ def retry(action: Callable[[], T]) -> T:
     return action()
 
 
-def trouble(error: OSError) -> Literal["full", "refused", "down"]:
-    """What is wrong with a storage: it has no room, it will never let us, or it does not answer for now."""
+def trouble(error: OSError) -> Trouble:
+    """What is wrong with a storage: no room, credentials that it does not know (any more), no right, or no answer."""
     text = str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(text):
         return "full"
+    if _CREDENTIALS.search(text):
+        return "credentials"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or _REFUSED.search(text):
         return "refused"
     return "down"

@@ -9,15 +9,15 @@
 
 from __future__ import annotations
 
-import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pyarrow import fs
 
 from mollify_core.checkpoint import make_folder
 from mollify_core.errors import StorageError, first_line
-from mollify_sweeps.storage.patience import retry
+from mollify_sweeps.storage.patience import Patience, retry
 
 # A server that hangs is given up after so long without a byte, three times; Arrow itself would wait for minutes.
 _TIMEOUTS = {"connect_timeout": 5.0, "request_timeout": 10.0}
@@ -26,24 +26,47 @@ SWEEP, STUDY = "sweep.json", "study.sqlite"
 
 
 class Store:
-    """A folder on local disk or in an object store. Cheap to build, and picklable by its `uri`."""
+    """A folder on local disk or in an object store. Cheap to build, and picklable by its `uri`.
 
-    def __init__(self, uri: str) -> None:
+    Args:
+        uri: where.
+        opened: False: `open` is called later, with patience; the URI is known to be right.
+
+    Raises:
+        StorageError: see `open`.
+    """
+
+    def __init__(self, uri: str, *, opened: bool = True) -> None:
         if "@" in uri.partition("://")[2].partition("/")[0]:
             raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
+        self.uri = (uri.rstrip("/") if not uri.endswith("://") else uri) if "://" in uri else str(Path(uri).expanduser().resolve())
+        if opened:
+            self.open()
+
+    def open(self) -> None:
+        """Finds the file system of the URI, once; where it does not say the region of its bucket, the store is asked.
+
+        Raises:
+            StorageError: there is no such one, or the store does not answer.
+        """
+        if "fs" in vars(self):
+            return
         try:
-            if "://" in uri:
-                self.fs, self.root = fs.FileSystem.from_uri(uri)
+            if "://" in self.uri:
+                self.fs, self.root = fs.FileSystem.from_uri(self.uri)
                 if not self.root:
                     raise ValueError("it names no bucket")
                 if isinstance(self.fs, fs.S3FileSystem):
                     rebuild, (options,) = self.fs.__reduce__()  # what the URI and the environment have said
                     self.fs = rebuild({**options, **_TIMEOUTS})
             else:
-                self.fs, self.root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+                self.fs, self.root = fs.LocalFileSystem(), self.uri
         except (OSError, ValueError, NotImplementedError) as error:
-            raise StorageError(f"Cannot use storage {uri!r}: {first_line(error)}") from None
-        self.uri = uri.rstrip("/") if "://" in uri else self.root
+            raise StorageError(f"Cannot use storage {self.uri!r}: {first_line(error)}") from None
+
+    def patience(self, tell: Callable[[str | None], None] = lambda text: None) -> Patience:
+        """Patience with this store."""
+        return Patience(self.uri, tell, self.renew)
 
     def __reduce__(self) -> tuple:
         return Store, (self.uri,)
@@ -56,12 +79,18 @@ class Store:
         return self._longer(suffix)
 
     def _longer(self, more: str) -> Store:
-        other = copy.copy(self)
-        other.root = other.uri = f"{self.root}{more}"
-        if "://" in self.uri:  # options of a URI stand behind the path
-            path, question, options = self.uri.partition("?")
-            other.uri = f"{path.rstrip('/')}{more}{question}{options}"
+        # Options of a URI stand behind the path; in a path a question mark is one.
+        path, question, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        other = Store(f"{path.rstrip('/')}{more}{question}{options}", opened=False)
+        if "fs" in vars(self):
+            other.fs, other.root = self.fs, f"{self.root}{more}"
         return other
+
+    def renew(self) -> None:
+        """Looks for the credentials anew, as in a file that has been written since; where it has none, nothing."""
+        if isinstance(self.fs, fs.S3FileSystem):
+            rebuild, (options,) = self.fs.__reduce__()
+            self.fs = rebuild(options)
 
     @property
     def local(self) -> Path | None:

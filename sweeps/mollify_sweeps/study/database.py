@@ -22,6 +22,7 @@ from mollify_sweeps.study.description import Description, describe, described
 from mollify_sweeps.study.ledger import Ledger, study_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+FAILURES = ("nan", "oom", "device", "settings", "bug")  # what a failed trial is told as
 _SQLITE = "sqlite:///"
 
 

@@ -24,7 +24,7 @@ class Setup:
         searches: what is searched, method by method; a single one where the sweep has a single study.
         trials: how many trials there shall be in all.
         grid_points: values of each range in a grid search.
-        max_failures: end the sweep after so many trials failed by a bug.
+        max_failures: end the sweep after so many trials failed by a bug or by their device.
         budget: wall time in seconds; None sets no bound.
         seconds: estimated training time of a trial that is not pruned, or None.
     """

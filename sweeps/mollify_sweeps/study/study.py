@@ -8,66 +8,27 @@ leaves nothing behind that a second one does not put right.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import ConfigError
+from mollify_sweeps.storage.patience import AGAIN
 from mollify_sweeps.study import methods, pruning, sampling
 from mollify_sweeps.study.budget import Budget
-from mollify_sweeps.study.database import FINISHED, answers, cause, quiet_optuna
+from mollify_sweeps.study.database import FINISHED, answers, quiet_optuna
 from mollify_sweeps.study.ledger import METHOD, NUMBER
+from mollify_sweeps.study.live import Live, written
 from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.pruning import make_pruner
 from mollify_sweeps.study.setup import Setup
 
 NOTHING_NOW: dict[str, Any] = {"number": None}
 """What is handed out while nothing is left but trials that run: one of them may come back."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-@dataclass
-class Live:
-    """What is known of a running trial."""
-
-    number: int
-    started: float
-    epoch: int = 0
-    epochs: int = 0
-    value: float | None = None
-    seconds: float = 0.0  # training time before this process, of an adopted trial
-    note: str = ""
-    workers: int | None = None  # that train it, once they do
-
-
-def _written(method: Callable[Concatenate[SweepStudy, P], R]) -> Callable[Concatenate[SweepStudy, P], R]:
-    """Tells the user once that the study's storage refuses, and once that it is well again; the caller asks again."""
-
-    @functools.wraps(method)
-    def told(self: SweepStudy, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            result = method(self, *args, **kwargs)
-        except StorageInternalError as error:
-            if not self._refused:
-                self.notice(f"the study cannot be written ({cause(error)}); trials wait until it can")
-            self._refused = True
-            raise
-        if self._refused:
-            self.notice("the study can be written again; nothing was lost")
-        self._refused = False
-        return result
-
-    return told
 
 
 class SweepStudy:
@@ -88,9 +49,11 @@ class SweepStudy:
         self._events: deque[tuple] = deque()
         self._bugs = 0
         self._stopping = False
-        self._refused = False  # by the study's own storage
+        self._storage: str | None = None  # why the sweep ends: no trial's fault
+        self.refused = False  # by the study's own storage
         self._stalled: set[int] = set()  # trials whose files cannot be stored
-        self._preempted: set[int] = set()
+        self._trouble = ("", 0.0)  # what was said of that last, and when
+        self._replaced: set[int] = set()  # trials whose process was to be replaced, through no fault of theirs
         self._lost_at: dict[int, int] = {}  # epochs of a trial when it was lost the last time
         self._groups: dict[int, Any] = {}
         sampling.enqueue(self._ledger, setup)
@@ -100,7 +63,7 @@ class SweepStudy:
 
     # ---- what the searcher asks
 
-    @_written
+    @written
     def next(self) -> dict[str, Any] | None:
         """The next trial to run: {"number", "recipe", "adopted"}; `NOTHING_NOW`; or None when the sweep ends."""
         if self._stopping or self._bugs >= self._setup.max_failures:
@@ -129,22 +92,24 @@ class SweepStudy:
     def lost(self, number: int, message: str, stays: bool = False) -> None:
         """A trial's process, or worker group, died more often than it may be restarted.
 
-        It may again when it was preempted, or has come further since it was lost the last time: machines that come and
-        go end no trial, one that breaks at the same place does.
+        It may again when its process was to be replaced, or has come further since it was lost the last time: machines
+        that come and go end no trial, one that breaks at the same place does.
 
         Args:
             number: the trial.
             message: why, in one line.
             stays: the process that tells it tries again itself; otherwise the trial is handed out once more.
         """
+        if self._stopping or number not in self._live:
+            return
         epochs = len(answers(self._frozen_trial(number)))
         further = epochs > self._lost_at.get(number, 0)
         self._lost_at[number] = epochs
-        if number not in self._preempted and not further:
+        if number not in self._replaced and not further:
             self.fail(number, "bug", message)
         elif not stays:
             self._live.pop(number, None)
-        self._preempted.discard(number)
+        self._replaced.discard(number)
 
     # ---- what trials say
 
@@ -156,6 +121,7 @@ class SweepStudy:
             values: the objective values of each epoch that has been reported.
             go_on: what the pruner says to the last of them.
             accumulate: parts in which it sees a batch; more than one after it ran out of memory.
+            device_errors: how often its device has failed it.
         """
         trial = self._frozen_trial(number)
         known = answers(trial)
@@ -167,6 +133,7 @@ class SweepStudy:
             "values": [answer["values"] for answer in known],
             "go_on": not known or known[-1]["go_on"],
             "accumulate": trial.user_attrs.get("accumulate", 1),
+            "device_errors": trial.user_attrs.get("device_errors", 0),
         }
 
     def ready(self, number: int, workers: int = 1) -> None:
@@ -178,7 +145,7 @@ class SweepStudy:
         live.workers = workers
         self._trials[number].set_user_attr("startup_seconds", time.monotonic() - live.started)
 
-    @_written
+    @written
     def report(
         self, number: int, epoch: int, metrics: dict[str, float], went_on: bool = False
     ) -> tuple[bool, dict[str, float]]:
@@ -217,7 +184,7 @@ class SweepStudy:
         self._events.append(("epoch", number, epoch, metrics))
         return go_on, metrics
 
-    @_written
+    @written
     def complete(self, number: int, attrs: dict[str, Any], metrics: dict[str, float]) -> None:
         """A trial ended with these metrics, measured on all of validation."""
         values = self._values(metrics)
@@ -226,22 +193,22 @@ class SweepStudy:
         else:
             self._end(number, TrialState.COMPLETE, values, {**attrs, "metrics": metrics}, metrics)
 
-    @_written
+    @written
     def prune(self, number: int, attrs: dict[str, Any]) -> None:
         """A trial left when it was told to."""
         self._end(number, TrialState.PRUNED, None, attrs, {})
 
-    @_written
+    @written
     def fail(self, number: int, kind: str, message: str, attrs: dict[str, Any] | None = None) -> None:
-        """A trial failed: kind is nan, oom, settings or bug. Several workers may say so of one trial."""
+        """A trial failed: kind is nan, oom, device, settings or bug. Several workers may say so of one trial."""
         if self._state(number) in FINISHED:
             return
         attrs = {"failure": kind, "failure_message": message[:500], **(attrs or {})}
         self._end(number, TrialState.FAIL, None, attrs, {})
-        self._bugs += kind in ("bug", "settings")
+        self._bugs += kind in ("bug", "device", "settings")
         self.notice(f"trial {number} failed ({kind}): {message}")
 
-    @_written
+    @written
     def out_of_memory(self, number: int, accumulate: int, message: str) -> bool:
         """A trial that saw its batches in `accumulate` parts ran out of memory. True: try again, with half of that.
 
@@ -257,7 +224,28 @@ class SweepStudy:
             self.notice(f"trial {number} ran out of memory and goes on with batches in two halves ({message})")
         return True
 
-    @_written
+    @written
+    def device_error(self, number: int, before: int, message: str) -> None:
+        """The device failed a trial, that had begun after so many such errors: it is tried once more, elsewhere.
+
+        Several workers may say so of one trial.
+        """
+        if self._state(number) in FINISHED or self._frozen_trial(number).user_attrs.get("device_errors", 0) > before:
+            return
+        if before:
+            self.fail(number, "device", message)
+            return
+        self._trials[number].set_user_attr("device_errors", 1)
+        self._replaced.add(number)
+        self.notice(f"trial {number} met an error of its device; it is tried once more in a new process ({message})")
+
+    def give_up(self, number: int, message: str) -> None:
+        """The storage has refused a trial's files for long: the sweep is to end, and the trial waits for the next."""
+        self._storage = message
+        self._live.pop(number, None)
+        self.stop()
+
+    @written
     def leave(self, number: int, epoch: int, step: int) -> None:
         """A trial was stopped from outside after so many epochs and steps, and goes on in another process."""
         self.storage(number, None)
@@ -266,7 +254,7 @@ class SweepStudy:
         elif number in self._live:
             attrs = self._frozen_trial(number).user_attrs
             self._trials[number].set_user_attr("preempted", attrs.get("preempted", 0) + 1)
-            self._preempted.add(number)
+            self._replaced.add(number)
             self._live[number].note = "preempted"
             self.notice(f"trial {number} was preempted after epoch {epoch}, step {step}; it goes on from there")
 
@@ -275,10 +263,16 @@ class SweepStudy:
         return self._stopping
 
     def storage(self, number: int, trouble: str | None) -> None:
-        """A trial cannot store its files, or can again (None). The user hears it once of all trials."""
+        """A trial cannot store its files, or can again (None). The user hears it once of all trials, and of each kind.
+
+        What goes on is said again after some minutes.
+        """
         if trouble is not None:
-            if not self._stalled:
+            kind, now = trouble.partition(" (")[0], time.monotonic()
+            said, at = self._trouble
+            if not self._stalled or kind != said or now - at >= AGAIN:
                 self.notice(trouble)
+                self._trouble = kind, now
             self._stalled.add(number)
         elif number in self._stalled:
             self._stalled.remove(number)
@@ -319,6 +313,7 @@ class SweepStudy:
             "live": [vars(self._live[n]) | {"seconds": self._seconds(n)} for n in sorted(self._live)],
             "finished_seconds": [t.user_attrs["seconds"] for t in frozen if "seconds" in t.user_attrs],
             "stopped_by_failures": self._bugs >= self._setup.max_failures,
+            "stopped_by_storage": self._storage,
         }
 
     def stop(self) -> None:

@@ -49,7 +49,7 @@ class TrialActor(tune.Trainable):
             if group is not None:  # of a process that died: Ray would keep its place until the sweep ends
                 ray.util.remove_placement_group(group)
             _run(self.config, self._setup, self._datasets)
-            if preemption.heard():
+            if preemption.ends():
                 sys.exit(0)  # Tune starts another process, and the trial goes on in it
             if self._setup.workers.alone or study.stopping() or study.begin(number)["finished"]:
                 return {"number": number, "done": True}
@@ -59,8 +59,21 @@ class TrialActor(tune.Trainable):
 
 
 def _run(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]) -> None:
+    study = StudyClient(setup.study)
+    # What Ray keeps of a worker group goes into a folder that no other sweep, and no other user, can foresee.
+    with tempfile.TemporaryDirectory(prefix="mollify-group-") as folder:
+        trainer = _trainer(assignment, setup, datasets, folder)
+        try:
+            trainer.fit()
+        except Exception as error:  # a worker group that could not be kept alive; a lost study ends the sweep instead
+            study.lost(assignment["number"], first_line(error), stays=not setup.workers.alone)
+
+
+def _trainer(
+    assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any], folder: str
+) -> ray.train.torch.TorchTrainer:
     local, workers = setup.workers.alone, setup.workers
-    trainer = ray.train.torch.TorchTrainer(
+    return ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"assignment": assignment, "setup": setup},
         datasets=datasets,
@@ -72,17 +85,12 @@ def _run(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]
         ),
         run_config=ray.train.RunConfig(
             name=f"trial-{assignment['number']:05d}",
-            storage_path=tempfile.gettempdir(),
+            storage_path=folder,
             failure_config=ray.train.FailureConfig(max_failures=0 if local else _GROUP_RESTARTS),
         )
         if not local
         else None,
     )
-    study = StudyClient(setup.study)
-    try:
-        trainer.fit()
-    except Exception as error:  # a worker group that could not be kept alive; a lost study ends the sweep instead
-        study.lost(assignment["number"], first_line(error), stays=True)
 
 
 def _resources(setup: TrialSetup) -> dict[str, float]:
@@ -104,7 +112,7 @@ def train_loop(config: dict[str, Any]) -> None:
             StudyClient(setup.study).holds(number, ray.util.get_current_placement_group())
     torch.set_num_threads(setup.cpus)
     study = StudyClient(setup.study)
-    store = Store(setup.storage) / trial_folder(number)
+    store = Store(setup.storage, opened=False) / trial_folder(number)
     recipe = Recipe.from_json(config["assignment"]["recipe"])
     with preemption.Watch(study.stopping if worker.rank == 0 else None) as stop:
         trial = Trial(recipe, number, setup, worker, study, store, stop)

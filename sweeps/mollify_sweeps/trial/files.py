@@ -18,7 +18,7 @@ from mollify_core.checkpoint import KEEP
 from mollify_core.errors import Preempted
 from mollify_core.recipe import Recipe
 from mollify_core.training import Stop, Training
-from mollify_sweeps.storage.patience import LOOK, Patience
+from mollify_sweeps.storage.patience import LOOK
 from mollify_sweeps.storage.store import Store
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Writer:
         tell: Callable[[str | None], None] = lambda text: None,
     ) -> None:
         self._store, self._provenance, self._active = store, provenance, active
-        self._patience = Patience(store.uri, tell)
+        self._patience = store.patience(tell)
         self._lines: list[str] | None = None
         self._jobs: dict[str, Callable[[], None]] = {}  # by what is written, in order; a newer one replaces an older
         self._changed = threading.Condition()

@@ -1,4 +1,4 @@
-"""Being told to leave: SIGTERM to this process (a spot notice, a batch system), or a word from the study."""
+"""Why a process leaves: SIGTERM (a spot notice, a batch system), a word from the study, or a device that broke."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ray
 
 _POLL = 0.5  # seconds between questions to the study
 
-_heard = False
+_heard = _broken = False
 _training = 0
 
 
@@ -42,9 +42,15 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, hear)
 
 
-def heard() -> bool:
-    """Whether this process was told to end."""
-    return _heard
+def replace() -> None:
+    """After an error of its device a process can train nothing more: another one is to take its place."""
+    global _broken
+    _broken = True
+
+
+def ends() -> bool:
+    """Whether this process is to end when its trial has left it."""
+    return _heard or _broken
 
 
 class Watch:

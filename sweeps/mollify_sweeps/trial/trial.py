@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,10 +30,18 @@ from mollify_core.worker import Worker
 from mollify_sweeps.cluster.workers import Workers
 from mollify_sweeps.storage.patience import Patience
 from mollify_sweeps.storage.store import Store
-from mollify_sweeps.trial import feed
+from mollify_sweeps.trial import feed, preemption
 from mollify_sweeps.trial.files import Writer
 
 _LEAVE = 30.0  # seconds that a trial which has to leave gives its storage
+# Not every allocation is PyTorch's own, which raises OutOfMemoryError: those of CUDA's contexts and graphs, of cuBLAS
+# and of NCCL ("Failed to CUDA calloc async 4 bytes", "Cuda failure 2 'out of memory'") have words of their own.
+_EXHAUSTED = re.compile(
+    r"(CUDA|HIP) error: out of memory|(Cuda|HIP) failure.{0,9}out of memory|Failed to (CUDA|HIP) \w*alloc"
+    r"|can't allocate memory|ALLOC_FAILED|std::bad_alloc",
+    re.IGNORECASE,
+)
+_DEVICE = re.compile(r"(CUDA|HIP|cuDNN|CUDNN|cuBLAS|CUBLAS) error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert")
 
 
 @dataclass(frozen=True)
@@ -87,26 +96,32 @@ class Trial:
     def train(self, data: Callable[[], TrainingData]) -> None:
         """Trains to the end, until the pruner or `stop` ends it, or it fails; the study is told.
 
-        After it ran out of memory it tries once more from the last checkpoint, with batches in two halves.
+        After it ran out of memory it tries once more from the last checkpoint, with batches in two halves; after an
+        error of its device in another process. Where the storage refuses for good the sweep ends, not the trial.
 
         Raises:
             GroupError: a worker group broke, or has to start again.
         """
         while (failure := self._attempt(data)) is not None:
             gc.collect()  # the attempt's network and its tensors are in no use any more
-            if self.worker.device.type == "cuda":
-                torch.cuda.empty_cache()
-            kind, message, accumulate, attrs = failure
-            again = kind == "oom" and self.study.out_of_memory(self.number, accumulate, message)
-            if kind in ("nan", "settings", "bug"):
+            kind, message, begin, attrs = failure
+            again = kind == "oom" and self.study.out_of_memory(self.number, begin["accumulate"], message)
+            if kind == "device":  # whatever this process asks of its device now fails too
+                self.study.device_error(self.number, begin["device_errors"], message)
+                preemption.replace()
+            elif kind == "storage":
+                self.study.give_up(self.number, message)
+            elif kind in ("nan", "settings", "bug"):
                 self.study.fail(self.number, kind, message, attrs)
+            if kind != "device" and self.worker.device.type == "cuda":
+                torch.cuda.empty_cache()
             if self.worker.world > 1:  # the others wait for this worker: the group must come down
                 raise GroupError(message)
             if not again:
                 return
 
-    def _attempt(self, data: Callable[[], TrainingData]) -> tuple[str, str, int, dict[str, Any]] | None:
-        """None, or why it failed: (kind, message, accumulate, attributes for the study)."""
+    def _attempt(self, data: Callable[[], TrainingData]) -> tuple[str, str, dict[str, Any], dict[str, Any]] | None:
+        """None, or why it failed: (kind, message, with what it began, attributes for the study)."""
         number, study, first = self.number, self.study, self.worker.rank == 0
         begin = study.begin(number)
         if begin["finished"]:
@@ -115,8 +130,10 @@ class Trial:
         writer = Writer(self.store, self.setup.provenance, active=first, tell=tell)
         training = None
         try:
+            patience = self.store.patience(tell)
+            patience(self.store.open, self.stop)
             images = data()
-            state = self._newest_checkpoint(writer, len(begin["values"]), Patience(self.store.uri, tell))
+            state = self._newest_checkpoint(writer, len(begin["values"]), patience)
             training = Training(self.recipe, images, self.worker, state, begin["accumulate"])
             if first:
                 study.ready(number, self.worker.world)
@@ -141,13 +158,13 @@ class Trial:
             raise
         except Exception as error:
             kind, message = classify(error)
-            if self.worker.world > 1 and _peer_lost(error):
+            if kind in ("bug", "device") and self.worker.world > 1 and _peer_lost(error):
                 kind = "peer"
-            elif kind == "bug" and not isinstance(error, MollifyError):
+            elif kind in ("bug", "device") and not isinstance(error, MollifyError):
                 message += self._keep(traceback.format_exc())
             with contextlib.suppress(Exception):  # the first failure counts
-                writer.close(self.stop)
-            return kind, message, begin["accumulate"], _attrs(error)
+                writer.leave(0) if kind == "storage" else writer.close(self.stop)
+            return kind, message, begin, _attrs(error)
         return None
 
     def _take_up(self, training: Training, writer: Writer, begin: dict[str, Any]) -> bool:
@@ -159,7 +176,7 @@ class Trial:
         if self.worker.rank:
             return self.worker.agree(False)
         names = self.setup.objectives
-        Patience(self.store.uri)(
+        self.store.patience()(
             lambda: writer.start(self.recipe, done, [dict(zip(names, v, strict=True)) for v in begin["values"]]),
             self.stop,
         )
@@ -180,7 +197,7 @@ class Trial:
         self.study.note(self.number, "waits for its storage")
         writer.close(self.stop)
         path = f"{self.store.uri}/checkpoints/{checkpoint.name(training.epoch)}"
-        attrs = {"folder": self.store.uri, "checkpoint": path}
+        attrs: dict[str, Any] = {"folder": self.store.uri, "checkpoint": path}
         device = self.worker.device
         attrs |= {"threads": self.setup.cpus, "device": device.type, "workers": self.worker.world}
         attrs["accumulated"] = training.parts.written
@@ -198,12 +215,12 @@ class Trial:
             known: number of epochs that the study knows.
             patience: with the storage.
         """
-        fs, folder = self.store.fs, f"{self.store.root}/checkpoints"
+        folder = f"{self.store.root}/checkpoints"
         state = None
         if self.worker.rank == 0:
             known = max(known, len(patience(writer.metrics, self.stop)))
             while True:
-                state = patience(lambda: checkpoint.load_newest(fs, folder, self._notice), self.stop)
+                state = patience(lambda: checkpoint.load_newest(self.store.fs, folder, self._notice), self.stop)
                 if state is None:
                     break
                 if Recipe.from_dict(state.meta["recipe"]).hash != self.recipe.hash:
@@ -213,12 +230,13 @@ class Trial:
                 else:
                     break
                 self._notice(f"Set aside the checkpoint of epoch {state.epoch}: {reason}")
-                patience(lambda at=(state.epoch, state.step): checkpoint.set_aside(fs, folder, *at), self.stop)  # type: ignore[misc]
-        at = [state.epoch, state.step] if state else [0, 0]
+                at = (state.epoch, state.step)
+                patience(functools.partial(checkpoint.set_aside, self.store.fs, folder, *at), self.stop)
+        at = (state.epoch, state.step) if state else (0, 0)
         epoch, step = map(int, self.worker.sum(torch.tensor(at, dtype=torch.float64)).tolist())
         if self.worker.rank == 0 or not epoch + step:
             return state
-        return patience(lambda: checkpoint.load(fs, f"{folder}/{checkpoint.name(epoch, step)}"), self.stop)
+        return patience(lambda: checkpoint.load(self.store.fs, f"{folder}/{checkpoint.name(epoch, step)}"), self.stop)
 
     def _notice(self, text: str) -> None:
         self.study.notice(f"trial {self.number}: {text}")
@@ -226,22 +244,25 @@ class Trial:
     def _keep(self, text: str) -> str:
         """Puts a traceback into the trial's folder; says where it is."""
         try:
-            Patience(self.store.uri)(lambda: self.store.write("error.txt", text.encode()), self.stop)
+            self.store.patience()(lambda: self.store.write("error.txt", text.encode()), self.stop)
         except (StorageError, Preempted):
             return ""
         return f" (traceback: {self.store.uri}/error.txt)"
 
 
 def classify(error: Exception) -> tuple[str, str]:
-    """(kind, one line) of a trial's failure: nan, oom, settings or bug."""
+    """(kind, one line) of a trial's failure: nan, oom, device, settings, storage or bug."""
+    text = str(error)
     if isinstance(error, NonFiniteLossError):
         return "nan", first_line(error)
+    if isinstance(error, StorageError):
+        return "storage", first_line(error)
     if isinstance(error, ConfigError):
         return "settings", first_line(error)
-    exhausted = ("can't allocate memory", "ALLOC_FAILED", "std::bad_alloc")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in exhausted):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _EXHAUSTED.search(text):
         return "oom", first_line(error)
-    return "bug", f"{type(error).__name__}: {first_line(error)}"
+    kind = "device" if isinstance(error, torch.AcceleratorError) or _DEVICE.search(text) else "bug"
+    return kind, f"{type(error).__name__}: {first_line(error)}"
 
 
 def _attrs(error: Exception) -> dict[str, Any]:

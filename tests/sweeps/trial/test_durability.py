@@ -35,6 +35,7 @@ from mollify_core.steps import Parts
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
 from mollify_core.worker import Worker
+from mollify_sweeps.driver.searcher import StudySearcher
 from mollify_sweeps.report.words import best_recipe
 from mollify_sweeps.storage import patience as patience_
 from mollify_sweeps.storage.patience import trouble
@@ -45,7 +46,7 @@ from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.setup import Setup
 from mollify_sweeps.study.study import NOTHING_NOW, SweepStudy
 from mollify_sweeps.trial import files, preemption
-from mollify_sweeps.trial.trial import Trial, TrialSetup, _peer_lost
+from mollify_sweeps.trial.trial import Trial, TrialSetup, _peer_lost, classify
 from servers import moto
 from setups import run_trials, study_of, told
 
@@ -177,7 +178,7 @@ def test_a_trial_that_comes_further_may_be_lost_again(tmp_path, data):
     assignment = study.next()
     for _ in range(2):
         make_trial(study, store, after(STEPS + 1), assignment).train(lambda: data)
-        study._preempted.clear()  # as if it had died there without a word
+        study._replaced.clear()  # as if it had died there without a word
         study.lost(0, "its machine is gone")
         assignment = study.next()
         assert assignment is not None
@@ -195,7 +196,7 @@ def test_sigterm_asks_the_trial_and_ends_an_idle_process(monkeypatch):
         preemption.listen()
         os.kill(os.getpid(), signal.SIGTERM)
         assert ended == [signal.SIGTERM]  # nothing runs: as if we were not there
-        assert not preemption.heard()
+        assert not preemption.ends()
         with preemption.Watch(None) as stop:
             assert not stop()
             os.kill(os.getpid(), signal.SIGTERM)
@@ -203,7 +204,7 @@ def test_sigterm_asks_the_trial_and_ends_an_idle_process(monkeypatch):
             assert len(ended) == 1
             os.kill(os.getpid(), signal.SIGTERM)
             assert len(ended) == 2
-        assert preemption.heard()
+        assert preemption.ends()
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -343,6 +344,92 @@ def test_an_exception_keeps_its_traceback_and_the_sweep_goes_on(monkeypatch, tmp
     assert study.next()["number"] == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("oom", torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")),
+        ("oom", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+        ("oom", dist.DistBackendError("ncclUnhandledCudaError\nLast error:\nCuda failure 2 'out of memory'")),
+        ("oom", dist.DistBackendError("NCCL error: unhandled cuda error\nFailed to CUDA calloc async 4 bytes")),
+        ("oom", RuntimeError("HIP error: out of memory")),
+        ("device", torch.AcceleratorError("CUDA error: device-side assert triggered")),
+        ("device", torch.AcceleratorError("CUDA error: an illegal memory access was encountered")),
+        ("device", RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`")),
+        ("device", RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")),
+        ("storage", StorageError("Cannot use storage 's3://b': no")),
+        ("bug", RuntimeError("mat1 and mat2 shapes cannot be multiplied (8x3 and 7x7)")),
+        ("bug", ValueError("Expected more than 1 value per channel")),
+    ],
+)
+def test_failures_are_told_apart(kind, error):
+    assert classify(error)[0] == kind
+
+
+class Broken(nn.Linear):
+    """A network on a device that fails."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+
+
+def test_a_device_that_fails_costs_the_process_and_one_trial_only(monkeypatch, tmp_path, data):
+    """The trial is tried once more, in a process of its own; its error is told when it comes again."""
+    setup, store = make_setup(tmp_path, trials=2), Store(str(tmp_path))
+    study = SweepStudy(setup)
+    assignment = study.next()
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "build", lambda *args, **options: Broken(7, 7))
+        for state in (TrialState.RUNNING, TrialState.FAIL):
+            patch.setattr(preemption, "_broken", False)
+            make_trial(study, store, assignment=assignment).train(lambda: data)
+            assert preemption.ends()
+            assert study._state(0) == state
+    assert study.begin(0)["finished"]  # the third process has nothing to do
+    attrs = study_of(setup).trials[0].user_attrs
+    assert attrs["failure"] == "device"
+    assert "device-side assert triggered (traceback: " in attrs["failure_message"]
+    assert sum("tried once more in a new process" in text for text in notices(study)) == 1
+    assert study.next()["number"] == 1
+
+
+def test_several_workers_of_a_trial_whose_device_fails_count_as_one(tmp_path):
+    study = SweepStudy(make_setup(tmp_path, trials=2))
+    study.next()
+    for _ in range(3):
+        study.device_error(0, 0, "CUDA error")
+    assert not study.begin(0)["finished"]
+    assert study.begin(0)["device_errors"] == 1
+    study.device_error(0, 1, "CUDA error")
+    assert study.begin(0)["finished"]
+
+
+def test_a_trial_whose_process_says_nothing_is_handed_out_again(monkeypatch, tmp_path, data):
+    """Nothing stays running that no process has: neither the first time, nor for ever where it comes no further."""
+    study = SweepStudy(make_setup(tmp_path))
+    monkeypatch.setattr("mollify_sweeps.driver.searcher.StudyClient", lambda name: study)
+    searcher = StudySearcher("study")
+
+    def run(process: str, epochs: int) -> None:
+        assignment = study.next()
+        assert assignment["number"] == 0
+        searcher._numbers[process] = 0
+        for epoch in range(len(study.begin(0)["values"]), epochs):
+            study.report(0, epoch, {"corrupted_nll": 1.0, "seconds": 1.0})
+
+    run("a", epochs=1)
+    searcher.on_trial_complete("a")
+    run("b", epochs=2)
+    assert study.status()["live"]
+    searcher.on_trial_complete("a")  # told again: it is the other's now
+    assert study.status()["live"]
+    searcher.on_trial_complete("b", error=True)
+    run("c", epochs=2)
+    searcher.on_trial_complete("c")
+    assert study.begin(0)["finished"]
+    assert any("its process ended without a word" in text for text in notices(study))
+    assert study.next() is None
+
+
 def _lose_peer(rank: int, out: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29515"}
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -404,7 +491,7 @@ def test_a_storage_that_is_away_delays_nothing_and_loses_nothing(s3, data, monke
     with pytest.raises(Preempted):  # a trial that waits may still be stopped
         w.close(after(20))
     assert len(said) == 1
-    assert said[0].startswith("the storage does not answer since ")
+    assert said[0].startswith("the storage does not answer; ")
     assert len(w._jobs) <= 2  # of three epochs the newest, and the recipe
     s3(True)
     w.close()
@@ -416,15 +503,22 @@ def test_a_storage_that_is_away_delays_nothing_and_loses_nothing(s3, data, monke
     assert [m["epoch"] for m in files.Writer(store, {}, active=True).metrics()] == [0, 1, 2]
 
 
-def test_the_user_hears_of_it_once_whatever_the_number_of_trials(tmp_path):
+def test_the_user_hears_of_it_once_whatever_the_number_of_trials(tmp_path, monkeypatch):
     study = SweepStudy(make_setup(tmp_path, trials=3))
     for number in range(3):
         study.next()
-        study.storage(number, "the storage does not answer")
+        study.storage(number, f"the storage does not answer (since {number}:00)")
     for number in range(3):
         study.storage(number, None)
     study.begin(0)
-    assert notices(study) == ["the storage does not answer", "the storage takes files again; nothing was lost"]
+    well = "the storage takes files again; nothing was lost"
+    assert notices(study) == ["the storage does not answer (since 0:00)", well]
+    for text in ("is full (a)", "is full (b)", "refuses access (c)"):
+        study.storage(0, f"the storage {text}")
+    assert notices(study) == ["the storage is full (a)", "the storage refuses access (c)"]
+    monkeypatch.setattr("mollify_sweeps.study.study.AGAIN", 0.0)
+    study.storage(1, "the storage refuses access (d)")
+    assert notices(study) == ["the storage refuses access (d)"]
 
 
 def test_a_server_that_hangs_is_given_up(monkeypatch, s3):
@@ -453,17 +547,27 @@ def test_options_of_a_uri_are_kept():
     assert "hidden" not in str(error.value)
 
 
-def test_a_storage_that_refuses_fails_the_trial_in_one_sentence(s3, tmp_path, data, monkeypatch):
+def test_a_storage_that_refuses_ends_the_sweep_and_fails_no_trial(s3, tmp_path, data, monkeypatch):
+    """At first for a while only, as a new role does until all servers know it; then for good."""
     monkeypatch.setattr(patience_, "_PAUSES", (0.1,))
+    monkeypatch.setattr(patience_, "_REFUSALS", 1.0)
     s3(True)
-    setup = make_setup(tmp_path)
+    setup = make_setup(tmp_path, trials=2)
     study = SweepStudy(setup)
     make_trial(study, Store("s3://no-such-bucket/x")).train(lambda: data)
     (trial,) = study_of(setup).trials[:1]
-    assert (trial.state, trial.user_attrs["failure"]) == (TrialState.FAIL, "bug")
-    assert "Cannot use storage 's3://no-such-bucket/x/trials/00000'" in trial.user_attrs["failure_message"]
-    assert "NO_SUCH_BUCKET" in trial.user_attrs["failure_message"]
-    assert "\n" not in trial.user_attrs["failure_message"]
+    assert trial.state == TrialState.RUNNING
+    assert study.next() is None
+    assert study.stopping()
+    status = study.status()
+    assert not status["live"]
+    assert not status["stopped_by_failures"]
+    assert status["stopped_by_storage"].startswith("Cannot use storage 's3://no-such-bucket/x/trials/00000': ")
+    assert "NO_SUCH_BUCKET" in status["stopped_by_storage"]
+    assert "\n" not in status["stopped_by_storage"]
+    (said,) = [text for text in notices(study) if "refuses access" in text]
+    assert "training goes on" in said
+    assert SweepStudy(setup).next()["number"] == 0  # the next driver goes on with it
 
 
 def test_a_full_storage_keeps_what_it_has_and_goes_on_when_there_is_room(small_disk, tmp_path, monkeypatch, data):
@@ -492,8 +596,8 @@ def test_a_full_storage_keeps_what_it_has_and_goes_on_when_there_is_room(small_d
     assert told(setup)[0][1] == TrialState.COMPLETE
     assert seen == [["epoch-0001"]]
     said = [text for text in notices(study) if "storage" in text]
-    assert said == [
-        "the storage is full; training goes on without keeping more until there is room",
+    assert said[0].startswith("the storage is full; training goes on without keeping more until there is room (since ")
+    assert said[1:] == [
         "the storage takes files again; nothing was lost",
     ]
     assert sorted(p.name for p in (small_disk / "trials/00000/checkpoints").iterdir())[-1] == "epoch-0003"
