@@ -1,10 +1,13 @@
-"""Named recipes: the set-ups of both papers. `python -m mollify_core.presets NAME` prints one as JSON.
+"""Named recipes: the set-ups of the papers. `python -m mollify_core.presets NAME` prints one as JSON.
 
 Information matching has two forms of each of its arms, which are its images with hard, fixed and coupled labels. The
 fair one trains all alike, so that nothing but the target differs. The published one is what the released code does
 (Bonilla Salvador 2025): its matching arm alone goes without crop and flip and at half the learning rate, so its figures
 mix two causes. Two things of the released code are left out on purpose: it chose its checkpoint on the test set, and
 distorted normalised images when it measured robustness.
+
+Soft augmentation is held against the same augmentation with the label "hard", and "fixed" at 0.1: a recipe of each is
+`--set label=…` on a preset. The released code feeds images in [0, 1] to its network; here they are scaled.
 """
 
 from __future__ import annotations
@@ -33,6 +36,16 @@ _MATCHING = {
     "augment": ("flip", "crop"),
 }
 _PUBLISHED = {**_MATCHING, "constants_match": False}
+_SOFT = {
+    "network": "wrn28_4",
+    "epochs": 300,
+    "batch_size": 128,
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "precision": "float32",
+    "augment": ("flip", "crop"),
+    "spread": "others",
+}
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "mollification": (
@@ -50,6 +63,17 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "as released: no crop, no flip, half the learning rate",
         {**_PUBLISHED, "label": "coupled", "lr": 5e-4, "augment": ()},
     ),
+    "soft-crop": (
+        "Siedel et al. 2025 (after Liu et al. 2023): soft crop, labels by what is left in the frame",
+        {**_SOFT, "method": "soft-crop"},
+    ),
+    "soft-erasing": ("the same set-up: random erasing, labels by what is left", {**_SOFT, "method": "soft-erasing"}),
+    "soft-noise": ("the same set-up: patch noise, labels by its strength", {**_SOFT, "method": "soft-noise"}),
+    "soft-trivialaugment": (
+        "the same set-up: TrivialAugment, labels by its magnitude",
+        {**_SOFT, "method": "soft-trivialaugment"},
+    ),
+    "soft-plain": ("the same set-up: crop and flip, hard labels", {**_SOFT, **PLAIN}),
     "smoothing_published": ("as released: crop and flip", {**_PUBLISHED, "label": "fixed"}),
     "hard_published": ("as released: crop and flip", {**_PUBLISHED, "label": "hard"}),
 }
@@ -73,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m mollify_core.presets", description="Recipes of both papers.")
+    parser = Parser(prog="python -m mollify_core.presets", description="Recipes of the papers.")
     parser.add_argument("name", nargs="?", metavar="NAME", help="print this one as JSON (default: list all)")
     parser.add_argument("--dataset", default="cifar10", metavar="NAME", help="(default: cifar10)")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""`python sweeps/reproduce.py mollification|matching`: both papers' experiments, one command each.
+"""`python sweeps/reproduce.py mollification|matching|soft`: the papers' experiments, one command each.
 
 Every run is trained with several seeds on the same engine as a search (stopped or killed, the same command goes on),
 then measured on the test set; tables show our figures with their intervals, and the published ones where known.
@@ -25,6 +25,8 @@ grids:
                    3 noise or blur only                       6 label powers (CIFAR-100, TinyImageNet)
                  blocks 3 to 6 with flip, crop, rotation and TrivialAugment
   matching       Bonilla Salvador 2025: hard labels, fixed smoothing, information matching (im_resnet18, 100 epochs)
+  soft           Siedel et al. 2025: crop, erasing, patch noise, TrivialAugment, each with hard labels, fixed smoothing
+                 and labels that follow the augmentation's strength (wrn28_4, 300 epochs)
 
 protocols:
   fair           a tenth of the training images held out; all runs alike in everything but the label; pooled ECE
@@ -42,6 +44,7 @@ examples:
   python sweeps/reproduce.py mollification --data digits --network resnet20 --epochs 4 --set lr=0.05 --batch-size 32
       small enough for two CPU cores, nothing to download
   python sweeps/reproduce.py matching --protocol published --data cifar100
+  python sweeps/reproduce.py soft --data cifar10 --augmentations crop,erasing,trivialaugment --network resnet20
 
 The same command continues; one with more blocks, augmentations or seeds adds them to what is there.
 """
@@ -51,10 +54,10 @@ def parser() -> Parser:
     """The parser; every option says what it does and its default."""
     p = Parser(
         prog="sweeps/reproduce.py",
-        description="Train and measure the experiments of both papers, with seeds, intervals and tests.",
+        description="Train and measure the experiments of the papers, with seeds, intervals and tests.",
         epilog=_EPILOG,
     )
-    p.add_argument("grid", choices=("mollification", "matching"), help="see below")
+    p.add_argument("grid", choices=("mollification", "matching", "soft"), help="see below")
     g = p.add_argument_group("which runs")
     g.add_argument("--protocol", default="fair", metavar="NAME", help="fair or published, see below (default: fair)")
     g.add_argument("--tune", action="store_true", help="first tune the learning rate of every run alike (fair only)")
@@ -67,8 +70,8 @@ def parser() -> Parser:
     g.add_argument(
         "--augmentations",
         metavar="NAME,…",
-        help="of mollification: none, fcr, fcr+randaug, fcr+autoaug, fcr+augmix, fcr+trivaug, fcr+mixup, fcr+cutmix "
-        "(default: all)",
+        help="of mollification: none, fcr, fcr+randaug, fcr+autoaug, fcr+augmix, fcr+trivaug, fcr+mixup, fcr+cutmix; "
+        "of soft: crop, erasing, noise, trivialaugment (default: all)",
     )
     g.add_argument("--seeds", type=int, default=3, metavar="S", help="seeds of each run (default: 3)")
     g.add_argument("--seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")

@@ -31,10 +31,12 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
             f"{dataset}_powers": powers(own),
             f"{dataset}_smoothing": bars(own, "Does the label have to follow?", _SMOOTHING),
             f"{dataset}_labels": bars(own, "Three labels", {name: name for name in grids.LABELS.values()}),
+            f"{dataset}_soft": bars(own, "Three labels", {name: name for name in _SOFT}),
         }
     return {name.replace("/", "_"): figure for name, figure in figures.items() if figure is not None}
 
 
+_SOFT = [f"{name}, {words}" for name in grids.SOFT for words in grids.SOFT_LABELS]
 _ROLES = {
     f"{grids.ABLATED}, {setting}": words
     for setting, words in {"off": "none", "noise only": "noise", "blur only": "blur", "mollified": "both"}.items()

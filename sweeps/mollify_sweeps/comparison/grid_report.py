@@ -97,7 +97,7 @@ def page(records: Sequence[Record], sweeps: Sequence[Description]) -> str:
         title(records),
         opening,
         [section for section in sections if section.parts],
-        above="Both papers' experiments, run again",
+        above="The papers' experiments, run again",
         warning="" if _verified(records) else UNVERIFIED,
     )
 
@@ -109,7 +109,7 @@ def title(records: Sequence[Record]) -> str:
 
 def write_up(records: Sequence[Record]) -> dict[str, tuple[str, list[Table]]]:
     """Data set -> the answer in a sentence, and the tables."""
-    tables = _mollification if records[0]["grid"] == "mollification" else _matching
+    tables = {"mollification": _mollification, "matching": _matching, "soft": _soft}[records[0]["grid"]]
     found = {}
     for name in dict.fromkeys(record["dataset"] for record in records):
         own = [record for record in records if record["dataset"] == name]
@@ -124,14 +124,18 @@ def _verified(records: Sequence[Record]) -> bool:
 
 def _charts(records: Sequence[Record], metric: str) -> Iterator[Html]:
     """Differences that the grid is about, with their intervals."""
-    mollified = records[0]["grid"] == "mollification"
+    grid = records[0]["grid"]
     rows = []
     for (run, other), d in statistics.compare(values(records, metric), _pairs(records)).items():
-        name = run.removesuffix(", mollified") if mollified else f"to {other}"
+        name = {"mollification": run.removesuffix(", mollified"), "soft": other}.get(grid, f"to {other}")
         rows.append(difference_row(name, metric, d.mean))
     if rows:
         what = f"difference in {label(metric, difference=True)}"
-        against = "Mollified less not mollified" if mollified else "Information matching less each baseline"
+        against = {
+            "mollification": "Mollified less not mollified",
+            "matching": "Information matching less each baseline",
+            "soft": "Soft labels less the same augmentation with other labels",
+        }[grid]
         yield figure(interval_chart(what, rows, what), f"{against}; left of the line is better.")
 
 
@@ -140,6 +144,8 @@ def _pairs(records: Sequence[Record]) -> list[tuple[str, str]]:
     have = {record["run"] for record in records}
     if records[0]["grid"] == "mollification":
         pairs = [(f"{name}, mollified", f"{name}, off") for name in grids.AUGMENTATIONS]
+    elif records[0]["grid"] == "soft":
+        pairs = [(f"{name}, soft", f"{name}, {other}") for name in grids.SOFT for other in ("hard", "fixed 0.1")]
     else:
         matched = grids.LABELS["matching"]
         pairs = [(matched, run) for run in grids.LABELS.values() if run != matched]
@@ -266,6 +272,19 @@ def _about_rates(records: Sequence[Record]) -> str:
         f"The learning rate ({', '.join(used)}) was tuned for no run, so part of a difference may be the learning "
         "rate's: `--tune` tunes that of each, with the same budget."
     )
+
+
+def _soft(records: Sequence[Record]) -> tuple[str, list[Table]]:
+    columns, pairs = metrics(records), _pairs(records)
+    differences = {m: statistics.compare(values(records, m), pairs) for m in columns}
+    have = values(records, "clean_error")
+    rows = []
+    for run in (f"{name}, {words}" for name in grids.SOFT for words in grids.SOFT_LABELS):
+        if run in have:
+            rows.append([run, *_means(records, run, columns)])
+        rows += [[f"{run} - {pair[1]}", *_row(differences, pair)] for pair in pairs if pair[0] == run]
+    parts = [Table("Each augmentation with three labels", ["run", "seeds", *map(label, columns)], rows)]
+    return _answer("Soft labels", "other labels of the same augmentation", differences, "comparisons"), parts
 
 
 def _accuracy(error: Mean) -> Mean:

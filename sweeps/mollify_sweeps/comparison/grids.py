@@ -1,8 +1,8 @@
-"""Both papers' experiments as lists of runs: what is trained, and in which rows of which table it stands.
+"""The papers' experiments as lists of runs: what is trained, and in which rows of which table it stands.
 
 Mollification: the 82 commands of the released script (Heinonen et al. 2025), in six blocks. Some name the same run
 twice, which is then trained once. Information matching: the three arms of the released scripts (Bonilla Salvador 2025),
-which are three labels.
+which are three labels. Soft augmentation: four augmentations with three labels each (Siedel et al. 2025).
 """
 
 from __future__ import annotations
@@ -139,6 +139,33 @@ def _settings(name: str, protocol: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("network", "epochs")}
 
 
+SOFT = {
+    "crop": "soft-crop",
+    "erasing": "soft-erasing",
+    "noise": "soft-noise",
+    "trivialaugment": "soft-trivialaugment",
+}
+"""Names of the augmentations in the grid -> the methods."""
+SOFT_LABELS = {"hard": "hard", "fixed 0.1": "fixed", "soft": "coupled"}
+"""Names of the labels in the grid, the baselines first -> the recipe's words."""
+
+
+def soft(augmentations: Sequence[str]) -> list[Run]:
+    """Each augmentation with each label; what else the presets have in common is the base.
+
+    Raises:
+        ConfigError: there is no such augmentation.
+    """
+    for name in augmentations:
+        if name not in SOFT:
+            raise ConfigError(f"Unknown augmentation {name!r}{nearest(name, SOFT)}")
+    return [
+        Run(f"{name}, {words}", {"method": SOFT[name], "label": label})
+        for name in augmentations
+        for words, label in SOFT_LABELS.items()
+    ]
+
+
 def base(grid: str, spec: DatasetSpec, protocol: str) -> Recipe:
     """What all runs of a grid have in common, as the originals' scripts have it.
 
@@ -148,6 +175,8 @@ def base(grid: str, spec: DatasetSpec, protocol: str) -> Recipe:
     recipe = Recipe().with_(dataset=spec.name, validation_fraction=0.1 if protocol == "fair" else 0.01)
     if grid == "mollification":
         return recipe.with_(network="presnet50", epochs=300, augment=(), beta_b=2.0)
+    if grid == "soft":
+        return recipe.with_(preset("soft-plain")).with_(published=protocol == "published")
     common = preset("hard")
     return recipe.with_({"network": common["network"], "epochs": common["epochs"], **_settings("hard", protocol)})
 

@@ -39,7 +39,11 @@ from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.database import quiet_optuna
 
-_DATA = {"mollification": ("cifar10", "cifar100", "tin"), "matching": ("cifar100",)}
+_DATA = {
+    "mollification": ("cifar10", "cifar100", "tin"),
+    "matching": ("cifar100",),
+    "soft": ("cifar10", "cifar100", "tin"),
+}
 _GROUP = 8  # models that are resident together
 
 
@@ -48,12 +52,12 @@ class Reproduction:
     """What `sweeps/reproduce.py` is told.
 
     Attributes:
-        grid: "mollification" or "matching".
+        grid: "mollification", "matching" or "soft".
         protocol: one of `grids.PROTOCOLS`.
         tune: the learning rate of every run is tuned before, see `tuning`.
         datasets: names or paths; empty takes the paper's.
         blocks: of mollification, as in "1,2".
-        augmentations: of mollification; None takes all.
+        augmentations: of mollification, or soft ones; None takes all.
         seeds, seed: how many of each run, and the first.
         training: what all runs train otherwise than the paper.
         test: on which images they are measured.
@@ -140,6 +144,8 @@ def _runs(options: Reproduction, name: str) -> list[Run]:
     """The runs of a grid for one data set, without what the user sets for all of them."""
     if options.grid == "matching":
         chosen = grids.matching(options.protocol)
+    elif options.grid == "soft":
+        chosen = grids.soft(options.augmentations or list(grids.SOFT))
     else:
         try:
             blocks = [int(text) for text in options.blocks.split(",")]

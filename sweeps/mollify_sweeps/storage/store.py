@@ -39,7 +39,11 @@ class Store:
     def __init__(self, uri: str, *, opened: bool = True) -> None:
         if "@" in uri.partition("://")[2].partition("/")[0]:
             raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
-        self.uri = (uri.rstrip("/") if not uri.endswith("://") else uri) if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = (
+            (uri.rstrip("/") if not uri.endswith("://") else uri)
+            if "://" in uri
+            else str(Path(uri).expanduser().resolve())
+        )
         if opened:
             self.open()
 

@@ -86,7 +86,9 @@ class Location:
                 os.replace(draft, self.file)
             return optuna.storages.RDBStorage(self.url, engine_kwargs=options)
         except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
-            raise StorageError(f"Cannot open the study {self.shown}: {cause(error)}") from None
+            missing = isinstance(error, ImportError) and self.url.startswith("postgresql")
+            hint = "; the package's extra `postgresql` brings the driver" if missing else ""
+            raise StorageError(f"Cannot open the study {self.shown}: {cause(error)}{hint}") from None
 
     def load(self, name: str) -> Ledger | None:
         """The studies of a sweep, or None when there are none yet; raises as `open` does."""
