@@ -7,7 +7,7 @@ the constants of the latter's released code. What an augmentation takes of an im
 multiply.
 
 Each function takes a uint8 batch and gives `(images, kept)`: the augmented copies and the (batch,) float64 confidences
-on the CPU. All that decides is drawn there, from a CPU generator; noise is drawn on the images' device.
+on the CPU. All that decides is drawn there, from a CPU generator, also the seed of the noise.
 """
 
 from __future__ import annotations
@@ -198,26 +198,48 @@ def _noise(images: Tensor, box: Tensor, deviation: Tensor | None, generator: tor
         images: (batch, channels, height, width) uint8.
         box: (4, batch) int64 top, left, bottom and right (the last two exclusive) on the CPU.
         deviation: (batch,) of white, on the CPU.
-        generator: gives the seed of the noise, which is drawn on the images' device.
+        generator: gives the seed of the noise, which is a function of it, the same on every device, to 16 bits.
     """
     channels, height, width = images.shape[1:]
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    count = channels * int(((box[2] - box[0]) * (box[3] - box[1])).sum())
-    noise = torch.empty(count, device=images.device)
-    noise.normal_(generator=torch.Generator(images.device).manual_seed(seed))
     if compiled.takes(images, box.T) and images.dtype == torch.uint8:
         from mollify_core.compiled import soft as kernel
 
-        return kernel.noise(images, box, deviation, noise)
+        return kernel.noise(images, box, deviation, seed, _quantiles(images.device))
+    count = channels * int(((box[2] - box[0]) * (box[3] - box[1])).sum())
+    noise = _quantiles(images.device)[_words(seed, count, images.device)]
     top, left, bottom, right = box.to(images.device, non_blocking=True)[:, :, None]
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     inside = ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None]
     inside = inside.expand_as(images)
     if deviation is None:
-        return images.masked_scatter(inside, noise.mul_(255).round_().clamp_(0, 255).to(torch.uint8))
+        return images.masked_scatter(inside, (255 * noise).clamp_(0, 255).round_().to(torch.uint8))
     spread = torch.zeros(images.shape, device=images.device).masked_scatter_(inside, noise)
     level = (255 * deviation).float().to(images.device, non_blocking=True)[:, None, None, None]
-    return spread.mul_(level).add_(images).round_().clamp_(0, 255).to(torch.uint8)
+    return spread.mul_(level).add_(images).clamp_(0, 255).round_().to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=4)
+def _quantiles(device: torch.device) -> Tensor:
+    """(65536,) quantiles of the standard normal law: what 16 random bits become."""
+    return torch.special.ndtri((torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16).float().to(device)
+
+
+def _words(seed: int, count: int, device: torch.device) -> Tensor:
+    """(count,) int64 of 16 random bits, four out of each word of SplitMix64 (Steele et al., OOPSLA 2014)."""
+
+    def right(x: Tensor, bits: int) -> Tensor:
+        return (x >> bits) & ((1 << (64 - bits)) - 1)  # without the sign
+
+    z = seed + (torch.arange(-(-count // 4), device=device) + 1) * _signed(0x9E3779B97F4A7C15)
+    z = (z ^ right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ right(z, 27)) * _signed(0x94D049BB133111EB)
+    z = z ^ right(z, 31)
+    return torch.stack([right(z, shift) & 0xFFFF for shift in (0, 16, 32, 48)], dim=1).flatten()[:count]
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
 
 
 @functools.lru_cache(maxsize=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_patch_noise_is_the_formula_of_what_it_covers(name: str, side: int, shar
     if share == 1:
         assert sorted(covered)[10] > 0.9  # some are hardly noisy
     else:
-        assert 0.1 < min(covered) < 0.25
+        assert 0.1 < sorted(covered)[20] < 0.35  # some are hardly noisy
         assert max(covered) > 0.8 * (window / side) ** 2
 
 
@@ -356,3 +357,21 @@ def test_uncoupled_labels_get_the_mean_of_coupled_ones(changes: dict[str, object
 def test_a_setting_out_of_range_is_one_sentence(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"Expected `{name}` to be"):
         Recipe().with_({name: value})
+
+
+def test_the_example_of_a_new_degradation_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function that CONTRIBUTING.md shows."""
+    from mollify_core.augment import soft
+
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = text.partition("# mollify_core/augment/soft.py\n")[2].partition("\n\n\n_FUNCTIONS")[0]
+    space = {**vars(soft)}
+    exec(code, space)
+    monkeypatch.setitem(soft._FUNCTIONS, "soft-band", space["band"])
+    monkeypatch.setitem(SOFT, "soft-band", "band")
+    images = pictures(200)
+    dark, kept = soft.soften(images, ["soft-band"], Soft(), 10, seeded(14))
+    hidden = (dark == 0).all(1).all(2).double().mean(1)
+    assert torch.allclose(kept, 1 - 0.9 * hidden)
+    assert 0 < hidden.max() <= 0.5
+    assert torch.equal(dark[hidden == 0], images[hidden == 0])
