@@ -58,7 +58,7 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     found = read_confirmation(carried.study, plan, matters, sweep.store)
     report.add(found)
     console.print("\n[bold]Confirmed with further seeds[/]")
-    for text in [*confirmation.verdicts(found), *confirmation.advice(found), confirmation.note(found)]:
+    for text in [*confirmation.sentences(found), confirmation.note(found)]:
         console.print(text, highlight=False, markup=False)
     console.print(f"Report: {report.page}", soft_wrap=True, highlight=False)
     return 0

@@ -237,6 +237,38 @@ def test_the_coupling_is_claimed_beside_the_method_and_holm_corrects_for_both() 
     assert "## Which part of noise does it" in confirmed.summary(found)
 
 
+def test_what_a_method_does_to_calibration_has_an_interval_over_seeds_and_images() -> None:
+    """Of 400 images with a clean ECE of 0.2 off and 0.05 on, and a corrupted one of 0.3 and 0.1."""
+    study, rng = study_of_runs(cells(method=-0.05, settings=0.0)), np.random.default_rng(0)
+    values = measured(study)
+    draw = rng.uniform(size=400)
+    for name, of in runs.completed(study).items():
+        gaps = np.array([[0.05], *[[0.1]] * 3] if name.startswith("on") else [[0.2], *[[0.3]] * 3])
+        for trial in of.values():
+            confidence = np.full((4, 400), 0.9)
+            correct = draw < confidence - gaps - rng.normal(0, 0.004)
+            values[trial.number] |= {"confidence": confidence.astype(np.float32), "correct": correct}
+    plan = Plan(tuple(Run(name, {}) for name in PLAN.cells[0].crossed), PLAN.cells)
+    found = confirmation.read(study, plan, 0.01, values)
+    crossed = found.told[0].crossed
+    for metric, truth in (("clean_ece", -0.15), ("corrupted_ece", -0.2)):
+        method = crossed[metric].method
+        assert method.low < truth < method.high < 0
+        assert method.high - method.low < 0.2
+    assert found.metric == "corrupted_nll"
+    searched = study_of_runs(cells(method=-0.05, settings=0.0), objectives=("corrupted_ece",))
+    assert confirmation.read(searched, plan, 0.01, values).metric == "corrupted_ece", "judged by what was searched for"
+    assert confirmation.read(searched, plan, 0.01, measured(study)).metric == "corrupted_nll"
+    assert found.told == confirmation.read(study, plan, 0.01, values).told, "one page is as another"
+    (sentence,) = confirmation.calibrations(found)
+    assert sentence.startswith("Calibration: at the same other settings noise changes the corrupted ECE by -")
+    assert "points and the clean ECE by -" in sentence
+    assert sentence in confirmed.summary(found)
+    assert sentence in str(confirmed.on_page(found)["extra"][0].parts)
+    assert "clean ECE (points)" in confirmed.summary(found)
+    assert confirmation.calibrations(read(cells(-0.1, 0.0))) == [], "kept by a version that kept no confidences"
+
+
 def test_below_two_seeds_there_is_no_answer() -> None:
     found = read({name: values[:1] for name, values in cells(-0.1, 0.0).items()})
     assert confirmation.verdicts(found) == [
