@@ -20,7 +20,7 @@ from mollify_core.errors import ConfigError
 from mollify_core.measure import comparison, contrast, statistics
 from mollify_core.measure.bootstrap import ece_cells
 from mollify_core.measure.comparison import Claim, Crossed, Parts
-from mollify_core.measure.power import DEFAULT_SEEDS, detectable
+from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.statistics import Mean
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
@@ -94,24 +94,6 @@ def _mean_strength(sweep: Sweep, recipe: Recipe) -> float:
     data = training_data(recipe, sweep.prepared, final=False)
     normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, "cpu")
     return mean_strength(recipe, data.fit.images, data.classes, normalise)
-
-
-def outlook(results: Results, per_image: PerImage, confirm: Confirm) -> str:
-    """What can be told with so many seeds, as far as it is known before they are trained."""
-    seeds, metric = seeds_of(confirm), metric_of(results)
-    pair = [results.compared.get(name) for name in ("best", "plain")]
-    one, other = (None if trial is None else per_image.get(trial.number, {}).get(metric) for trial in pair)
-    if one is None or other is None:
-        return ""
-    difference = one.astype(np.float64) - other
-    images = len(difference)
-    least = detectable(0.0, float(difference.std(ddof=1)), seeds, images)
-    unit = f"{shown(metric, least)}{points(metric)}"
-    return (
-        f"{seeds} seeds and {images:,} judging images: even if no seed differed from another, an effect on the "
-        f"{label(metric, unit=False)} of less than {unit} would be told less than four times in five. How much seeds "
-        "differ is not known before."
-    )
 
 
 def metric_of(results: Results) -> str:

@@ -23,6 +23,7 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
 from mollify_sweeps.comparison.confirmation import Confirmation
 from mollify_sweeps.comparison.crossing import Cells, Plan
+from mollify_sweeps.comparison.outlook import outlook
 from mollify_sweeps.driver import publishing
 from mollify_sweeps.plan import rehearsal, runs, settle
 from mollify_sweeps.plan.options import Command, Confirm, Following, Keeping, RecipeOptions, Running, Search
@@ -267,6 +268,36 @@ def test_what_a_method_does_to_calibration_has_an_interval_over_seeds_and_images
     assert sentence in str(confirmed.on_page(found)["extra"][0].parts)
     assert "clean ECE (points)" in confirmed.summary(found)
     assert confirmation.calibrations(read(cells(-0.1, 0.0))) == [], "kept by a version that kept no confidences"
+
+
+def least(text: str) -> float:
+    """The effect that it says could be told."""
+    return float(re.search(r"an effect on the corrupted NLL of ([\d.]+)", text)[1])  # type: ignore[index]
+
+
+def test_what_can_be_told_comes_from_the_anchors_or_from_seeds_that_are_there(tmp_path: Path) -> None:
+    setup = fair_setup(tmp_path, BASE, 6, "plain", "noise", shares={})
+    run_trials(SweepStudy(setup))
+    results = Results(study_of(setup))
+    plain, paper = results.anchors
+    assert [t.user_attrs["reference"] for t in (plain, paper)] == ["plain default", "noise default"]
+    plan = crossing.plan(results, BASE, Confirm(0), lambda recipe: 0.0)
+    assert "comes from nothing that was measured" in outlook(results, {}, plan, Confirm(0))
+    rng = np.random.default_rng(0)
+    images = rng.normal(2.0, 1.0, 400)
+    values = {
+        plain.number: {"corrupted_nll": images},
+        paper.number: {"corrupted_nll": images + rng.normal(0, 0.2, 400)},
+    }
+    unknown = outlook(results, values, plan, Confirm(0))
+    assert unknown.startswith("5 seeds and 400 judging images: if no seed differed from another")
+    assert least(unknown) == pytest.approx((1.96 + 0.84) * 0.2 / 20, rel=0.1)
+    assert "5 seeds are proposed" in unknown
+    earlier = read(cells(method=-0.1, settings=0.0, spread=0.05, seeds=3))
+    known = outlook(results, values, plan, Confirm(0, 7), earlier)
+    assert known.startswith("7 seeds and 400 judging images: as the 3 seeds that are there differ")
+    assert 0.03 < least(known) < 0.1, "about 2.9 x 0.05 / sqrt(7), of a spread that three seeds show"
+    assert "proposed" not in known
 
 
 def test_below_two_seeds_there_is_no_answer() -> None:
