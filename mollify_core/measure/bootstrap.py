@@ -19,7 +19,8 @@ _AT_ONCE = 100  # draws; bounds the memory
 def ece_cells(confidence: np.ndarray, correct: np.ndarray, generator: np.random.Generator, draws: int = 1000) -> Cells:
     """Cells of the pooled ECE (`metrics.Metrics`), for `contrast`, `crossed` and `parts`.
 
-    The ECE is biased upwards by as much as images are few; all cells have the same images, and most of it cancels.
+    The ECE of few images is too high, the more so the better a model is calibrated. Between cells that are calibrated
+    alike this cancels; what makes calibration better is understated, never overstated.
 
     Args:
         confidence: (cells, seeds, images) float in [0, 1]; or (cells, seeds, conditions, images), of which the mean of

@@ -318,7 +318,8 @@ def note(confirmation: Confirmation) -> str:
     images = "judging images, which chose nothing," if judged else "validation images, those of the search,"
     return (
         f"Intervals (95 %) cover the training seeds and the {images} but not which recipes the searches happened to "
-        f"try; for the ECE, which no single image has, images are drawn again. A difference matters from {matters} on "
+        "try. For the ECE, which no single image has, images are drawn again; that of few images is too high, most for "
+        f"well calibrated models, so that what makes it better is understated. A difference matters from {matters} on "
         "(1 % of the best plain recipe's value unless --matters says otherwise). A word is given after Holm's "
         "correction for all methods and couplings. Less is better everywhere."
     )

@@ -42,6 +42,21 @@ def test_its_image_variance_is_that_of_new_images() -> None:
     assert found.method.high < 0
 
 
+@pytest.mark.slow
+def test_without_an_effect_few_confirmations_say_that_calibration_changed() -> None:
+    """Cells of two other settings whose seeds differ: 400 confirmations with three seeds and 500 images."""
+    rng, claimed, covered = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        settings = 0.85 + rng.normal(0, 0.03, 2)[[0, 0, 1, 1], None, None] + rng.normal(0, 0.02, (4, 3, 1))
+        confidence = np.clip(rng.beta(3, 1.2, 500) + rng.normal(0, 0.03, (4, 3, 500)), 0, 1)
+        correct = rng.uniform(size=500) < np.clip(confidence * settings, 0, 1)
+        method = crossed(ece_cells(confidence, correct, rng, draws=300)).method
+        claimed += method.high < 0
+        covered += method.low <= 0 <= method.high
+    assert claimed / 400 < 0.035
+    assert covered / 400 > 0.94
+
+
 def test_under_several_conditions_it_is_their_mean_over_the_same_images() -> None:
     rng = np.random.default_rng(4)
     pairs = [models(rng, 150) for _ in range(3)]
