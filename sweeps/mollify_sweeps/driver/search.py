@@ -54,7 +54,7 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
         earlier = None if reading.study is None else read_confirmation(reading.study, plan, matters, sweep.store)
     seen = per_image(report.sweep.store, results.anchors)
     console.print(f"\n{outlook(results, seen, plan, options.confirm, earlier)}", highlight=False, markup=False)
-    _keep_matters(sweep)
+    keep_matters(sweep)
     carried = carry_out(console, sweep, dry_run=False, page=report.confirming(sweep, plan, matters))
     if carried.code is not None:
         return carried.code
@@ -68,7 +68,7 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     return 0
 
 
-def _keep_matters(sweep: Sweep) -> None:
+def keep_matters(sweep: Sweep) -> None:
     """Puts into the sweep.json of a confirmation which difference matters now, for those who look at it later."""
     text = sweep.store.read(SWEEP)
     known = None if text is None else Description.from_json(text)

@@ -25,12 +25,13 @@ from mollify_sweeps.comparison.confirmation import Confirmation
 from mollify_sweeps.comparison.crossing import Cells, Plan
 from mollify_sweeps.comparison.outlook import outlook
 from mollify_sweeps.driver import publishing
+from mollify_sweeps.driver.search import keep_matters
 from mollify_sweeps.plan import rehearsal, runs, settle
 from mollify_sweeps.plan.options import Command, Confirm, Following, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.storage.store import SWEEP, Store
 from mollify_sweeps.study.database import Location
-from mollify_sweeps.study.description import Started, describe
+from mollify_sweeps.study.description import Description, Started, describe
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.setup import Setup
@@ -417,6 +418,13 @@ def test_the_page_of_a_search_is_kept_new_while_its_confirmation_runs(
     assert f"Unfinished: 3 of {2 * len(plan.runs)} trainings of the confirmation have ended." in text
     assert "train the best again" in text, "what stood on the page stays"
     assert not (tmp_path / "s-confirm/report").exists()
+    known = dataclasses.replace(
+        sweep.setup.description, matters=0.01, started=Started("sweeps/search.py", (), "", "", 7)
+    )
+    sweep.store.write(SWEEP, known.to_json())
+    keep_matters(sweep)  # as the same command with another --matters does, also when nothing is left to train
+    now = Description.from_json(sweep.store.read(SWEEP) or b"")
+    assert now == dataclasses.replace(known, matters=0.25)
 
 
 @pytest.mark.parametrize(
