@@ -19,36 +19,46 @@ _AT_ONCE = 100  # draws; bounds the memory
 def ece_cells(confidence: np.ndarray, correct: np.ndarray, generator: np.random.Generator, draws: int = 1000) -> Cells:
     """Cells of the pooled ECE (`metrics.Metrics`), for `contrast`, `crossed` and `parts`.
 
-    The ECE is biased upwards by as much as images are few; all cells have the same images, and most of it cancels.
+    The ECE of few images is too high, the more so the better a model is calibrated. Between cells that are calibrated
+    alike this cancels; what makes calibration better is understated, never overstated.
 
     Args:
-        confidence: (cells, seeds, images) float in [0, 1].
-        correct: (cells, seeds, images), 0 or 1.
+        confidence: (cells, seeds, images) float in [0, 1]; or (cells, seeds, conditions, images), of which the mean of
+            the ECE over conditions is taken, as over corruptions: an image is drawn with all its copies.
+        correct: of the same shape, 0 or 1.
         generator: draws the images, the same for all cells and seeds.
         draws: number of times that they are drawn.
 
     Raises:
         DataError: the two are of different or other shapes, or out of range.
     """
+    from scipy import sparse  # slow to import
+
     sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if sure.ndim != 3 or min(sure.shape) < 2 or sure.shape != right.shape:
+    shape = sure.shape
+    if sure.ndim not in (3, 4) or min((*shape[:2], shape[-1])) < 2 or 0 in shape or shape != right.shape:
         raise DataError(
-            "Expected confidence and correct (cells, seeds, images) of two or more each, but got shapes "
-            f"{sure.shape} and {right.shape}"
+            "Expected confidence and correct (cells, seeds, images), or with conditions before the images, of two or "
+            f"more each, but got shapes {shape} and {right.shape}"
         )
     if not all(((v >= 0) & (v <= 1)).all() for v in (sure, right)):
         raise DataError("Expected confidence and correct in [0, 1], but got others")
-    images = sure.shape[-1]
+    cells, seeds, images = *shape[:2], shape[-1]
     index = bin_index(torch.from_numpy(sure.reshape(-1)), ECE_BINS).clamp_(max=ECE_BINS - 1).numpy()
-    gaps = np.zeros((images, *sure.shape[:2], ECE_BINS))
-    place = np.moveaxis(index.reshape(sure.shape), -1, 0)[..., None]
-    np.put_along_axis(gaps, place, np.moveaxis(right - sure, -1, 0)[..., None], axis=-1)
-    flat = gaps.reshape(images, -1)
+    place, gaps = (v.reshape(cells * seeds, -1, images) for v in (index, right - sure))
+    conditions = place.shape[1]
+    columns = place + ECE_BINS * np.arange(conditions)[:, None]
+    rows = np.broadcast_to(np.arange(images), columns.shape[1:])
+    size = (images, conditions * ECE_BINS)
+    models = [
+        sparse.csr_matrix((gap.ravel(), (rows.ravel(), column.ravel())), size)
+        for gap, column in zip(gaps, columns, strict=True)
+    ]
 
     def ece(counts: np.ndarray) -> np.ndarray:
         """(n, cells, seeds) of images (n, images) that count so often."""
-        sums = (counts @ flat).reshape(len(counts), *sure.shape[:2], ECE_BINS)
-        return np.asarray(np.abs(sums).sum(axis=-1) / images)
+        found = [np.abs(counts @ model).sum(axis=-1) / (conditions * images) for model in models]
+        return np.stack(found, axis=-1).reshape(len(counts), cells, seeds)
 
     again = [
         ece(generator.multinomial(images, np.full(images, 1 / images), size=min(_AT_ONCE, draws - start)))

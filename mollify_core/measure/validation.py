@@ -157,8 +157,9 @@ def image_values(values: Tensor) -> dict[str, np.ndarray]:
 
     A trial's, in its validation.npz, are those of the images that only judge, or of all where there are none.
 
-    Per-image NLL and error (n,), clean and as the mean over the corruption cells; and "bins" (cells, 3, bins) float64:
-    number of images, accuracy and mean confidence by confidence, see `calibration.reliability`.
+    Per-image NLL and error (n,), clean and as the mean over the corruption cells; "confidence" (cells, n) float32 and
+    "correct" (cells, n) bool, see `calibration.predictions`; and "bins" (cells, 3, bins) float64: number of images,
+    accuracy and mean confidence by confidence, see `calibration.reliability`.
     """
     nll, error = values[..., 0].numpy(), values[..., 1].numpy()
     bins = [torch.stack(calibration.reliability(cell[:, 4], 1 - cell[:, 1])) for cell in values]
@@ -167,5 +168,7 @@ def image_values(values: Tensor) -> dict[str, np.ndarray]:
         "clean_error": error[0],
         "corrupted_nll": nll[1:].mean(axis=0),
         "corrupted_error": error[1:].mean(axis=0),
+        "confidence": values[..., 4].numpy(),
+        "correct": error == 0,
         "bins": torch.stack(bins).numpy(),
     }

@@ -14,12 +14,13 @@ from functools import partial
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from mollify_core import rng
 from mollify_core.amount import mean_strength
 from mollify_core.errors import ConfigError
-from mollify_core.measure import comparison, statistics
+from mollify_core.measure import comparison, contrast, statistics
+from mollify_core.measure.bootstrap import ece_cells
 from mollify_core.measure.comparison import Claim, Crossed, Parts
-from mollify_core.measure.contrast import Contrast
-from mollify_core.measure.power import DEFAULT_SEEDS, detectable
+from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.statistics import Mean
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
@@ -37,6 +38,8 @@ from mollify_sweeps.study.results import Results
 SUFFIX = "-confirm"
 BY_IMAGE = ("corrupted_nll", "corrupted_error", "clean_nll", "clean_error")
 """Metrics that have a value per image."""
+MEASURED = (*BY_IMAGE, "corrupted_ece", "clean_ece")
+"""Metrics that a confirmation has intervals of."""
 
 
 def check(confirm: Confirm) -> None:
@@ -93,24 +96,6 @@ def _mean_strength(sweep: Sweep, recipe: Recipe) -> float:
     return mean_strength(recipe, data.fit.images, data.classes, normalise)
 
 
-def outlook(results: Results, per_image: PerImage, confirm: Confirm) -> str:
-    """What can be told with so many seeds, as far as it is known before they are trained."""
-    seeds, metric = seeds_of(confirm), metric_of(results)
-    pair = [results.compared.get(name) for name in ("best", "plain")]
-    one, other = (None if trial is None else per_image.get(trial.number, {}).get(metric) for trial in pair)
-    if one is None or other is None:
-        return ""
-    difference = one.astype(np.float64) - other
-    images = len(difference)
-    least = detectable(0.0, float(difference.std(ddof=1)), seeds, images)
-    unit = f"{shown(metric, least)}{points(metric)}"
-    return (
-        f"{seeds} seeds and {images:,} judging images: even if no seed differed from another, an effect on the "
-        f"{label(metric, unit=False)} of less than {unit} would be told less than four times in five. How much seeds "
-        "differ is not known before."
-    )
-
-
 def metric_of(results: Results) -> str:
     """The first objective, or the NLL of the same images where that has no value per image."""
     return results.metric if results.metric in BY_IMAGE else f"{results.metric.partition('_')[0]}_nll"
@@ -165,9 +150,10 @@ def read(study: Ledger, plan: Plan, matters: float, per_image: PerImage) -> Conf
     """
     results, trained = Results(study), runs.completed(study)
     found = {run.name: trained[run.name] for run in plan.runs if run.name in trained}
-    metric = metric_of(results)
     estimates = {cells.words: _estimates(cells, found, per_image) for cells in plan.cells}
-    claimed: dict[str, Contrast | Crossed] = {}
+    known = [crossed for crossed, _ in estimates.values() if crossed]
+    metric = results.metric if all(results.metric in crossed for crossed in known) else metric_of(results)
+    claimed: dict[str, contrast.Contrast | Crossed] = {}
     for words, (crossed, parts) in estimates.items():
         claimed |= {words: crossed[metric]} if metric in crossed else {}
         claimed |= {f"{words}, coupling": parts[metric].coupling} if metric in parts else {}
@@ -185,7 +171,7 @@ def _estimates(
     cells: Cells, found: dict[str, dict[int, FrozenTrial]], per_image: PerImage
 ) -> tuple[dict[str, Crossed], dict[str, Parts]]:
     crossed, parts = {}, {}
-    for metric in BY_IMAGE:
+    for metric in MEASURED:
         values = _values(cells.crossed, found, per_image, metric)
         if values is not None:
             crossed[metric] = comparison.crossed(values)
@@ -197,10 +183,24 @@ def _estimates(
 
 def _values(
     names: tuple[str, ...], found: dict[str, dict[int, FrozenTrial]], per_image: PerImage, metric: str
+) -> np.ndarray | contrast.Cells | None:
+    """The metric of runs with the same seeds on the same images, as `comparison` takes it; None below two seeds."""
+    if metric in BY_IMAGE:
+        return _arrays(names, found, per_image, metric)
+    sure, right = (_arrays(names, found, per_image, name) for name in ("confidence", "correct"))
+    if sure is None or right is None:
+        return None
+    # The clean images come first, then those under each corruption. All draw the same: one page is as another.
+    of = slice(1, None) if metric.startswith("corrupted") else slice(1)
+    return ece_cells(sure[:, :, of], right[:, :, of], np.random.default_rng(rng.derive("images drawn again")))
+
+
+def _arrays(
+    names: tuple[str, ...], found: dict[str, dict[int, FrozenTrial]], per_image: PerImage, array: str
 ) -> np.ndarray | None:
-    """(runs, seeds, images) over the seeds and the images that all have; None below two seeds."""
+    """(runs, seeds, ..., images) over the seeds that all have; None below two, or where values are missing."""
     seeds = sorted(set.intersection(*(set(found.get(name, {})) for name in names)))
-    values = [[per_image.get(found[name][seed].number, {}).get(metric) for seed in seeds] for name in names]
+    values = [[per_image.get(found[name][seed].number, {}).get(array) for seed in seeds] for name in names]
     if len(seeds) < 2 or any(v is None for cell in values for v in cell):
         return None
     return np.array(values)
@@ -212,6 +212,11 @@ def _mean(trials: dict[int, FrozenTrial], metric: str) -> float:
 
 
 # ---- in words
+
+
+def sentences(confirmation: Confirmation) -> list[str]:
+    """All that it says in sentences: the verdicts, what becomes of the calibration, which recipe to use."""
+    return [*verdicts(confirmation), *calibrations(confirmation), *advice(confirmation)]
 
 
 def verdicts(confirmation: Confirmation) -> list[str]:
@@ -282,6 +287,22 @@ def advice(confirmation: Confirmation) -> list[str]:
     return sentences
 
 
+def calibrations(confirmation: Confirmation) -> list[str]:
+    """What each method does to the calibration error, a sentence for each that has been measured."""
+    said = []
+    for told in confirmation.told:
+        found = {
+            metric: told.crossed[metric].method for metric in ("corrupted_ece", "clean_ece") if metric in told.crossed
+        }
+        changes = [f"the {label(m, unit=False)} by {interval(m, c, '+')}{points(m)}" for m, c in found.items()]
+        if changes:
+            said.append(
+                f"Calibration: at the same other settings {told.cells.words} changes {' and '.join(changes)}; these "
+                "intervals are not corrected for being several."
+            )
+    return said
+
+
 def interval(metric: str, mean: Mean, sign: str = "") -> str:
     """A mean, with its interval when it has one."""
     text = shown(metric, mean.value, sign)
@@ -297,8 +318,10 @@ def note(confirmation: Confirmation) -> str:
     images = "judging images, which chose nothing," if judged else "validation images, those of the search,"
     return (
         f"Intervals (95 %) cover the training seeds and the {images} but not which recipes the searches happened to "
-        f"try. A difference matters from {matters} on (1 % of the best plain recipe's value unless --matters says "
-        "otherwise). A word is given after Holm's correction for all methods and couplings. Less is better everywhere."
+        "try. For the ECE, which no single image has, images are drawn again; that of few images is too high, most for "
+        f"well calibrated models, so that what makes it better is understated. A difference matters from {matters} on "
+        "(1 % of the best plain recipe's value unless --matters says otherwise). A word is given after Holm's "
+        "correction for all methods and couplings. Less is better everywhere."
     )
 
 
@@ -317,7 +340,7 @@ def means(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
     return ["", "seeds", *map(label, metrics)], rows
 
 
-def estimates(told: Told, metric: str) -> dict[str, Contrast]:
+def estimates(told: Told, metric: str) -> dict[str, contrast.Contrast]:
     """What is estimated of a method, in words -> the contrast; the first two add up to the third."""
     found = told.crossed[metric]
     rows = {f"{told.cells.words} itself": found.method}
@@ -327,7 +350,7 @@ def estimates(told: Told, metric: str) -> dict[str, Contrast]:
     return rows
 
 
-def parts(told: Told, metric: str) -> dict[str, Contrast]:
+def parts(told: Told, metric: str) -> dict[str, contrast.Contrast]:
     """The parts of a method, in words -> the contrast; the last two but one add up to the last."""
     found = told.parts[metric]
     return {

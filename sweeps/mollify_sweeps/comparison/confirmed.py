@@ -10,13 +10,12 @@ from mollify_sweeps.comparison.confirmation import (
     SUFFIX,
     Confirmation,
     Told,
-    advice,
     estimates,
     interval,
     means,
     note,
     parts,
-    verdicts,
+    sentences,
 )
 from mollify_sweeps.display.charts import difference_row, interval_chart
 from mollify_sweeps.display.page import Html, Section, bullets, details, figure, figures, paragraph, table
@@ -30,7 +29,7 @@ def summary(confirmation: Confirmation) -> str:
     sweep = confirmation.results.sweep
     lines = [] if sweep.verified else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Confirmation of {sweep.name.removesuffix(SUFFIX)}", ""]
-    lines += [f"- {text}" for text in [*verdicts(confirmation), *advice(confirmation)]]
+    lines += [f"- {text}" for text in sentences(confirmation)]
     for told in confirmation.told:
         if told.crossed:
             lines += ["", f"## What {told.cells.words} does", "", markdown(*_rows(told, estimates))]
@@ -51,19 +50,19 @@ def on_page(confirmation: Confirmation, trainings: int = 0) -> dict[str, Any]:
     """
     trials = confirmation.results.trials
     ended, total = sum(trial.state.is_finished() for trial in trials), max(trainings, len(trials))
-    told = verdicts(confirmation)
+    told = sentences(confirmation)
     answer = told.pop(0) if any(one.claim is not None for one in confirmation.told) else ""
     return {
-        "extra": [section(confirmation, [*told, *advice(confirmation)])],
+        "extra": [section(confirmation, told)],
         "answer": answer,
         "warning": f"Unfinished: {ended} of {total} trainings of the confirmation have ended." * (ended < total),
     }
 
 
-def section(confirmation: Confirmation, sentences: Sequence[str]) -> Section:
+def section(confirmation: Confirmation, said: Sequence[str]) -> Section:
     """The same, as a section of the page that says these sentences first."""
     metric = confirmation.metric
-    made: list[Html] = [bullets(sentences)] if sentences else []
+    made: list[Html] = [bullets(said)] if said else []
     for told in confirmation.told:
         charts = []
         if metric in told.crossed:

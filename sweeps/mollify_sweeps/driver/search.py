@@ -7,6 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from mollify_sweeps.comparison import confirmation
+from mollify_sweeps.comparison.outlook import outlook
 from mollify_sweeps.driver.carry_out import carry_out
 from mollify_sweeps.driver.publishing import Publication, per_image, read_confirmation, searching
 from mollify_sweeps.plan import settle
@@ -15,6 +16,7 @@ from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import SWEEP
 from mollify_sweeps.study.database import quiet_optuna
 from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
 
 
@@ -47,10 +49,12 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     if not plan.runs:
         console.print("\nThere is nothing to confirm: no trial of plain training, or none of a method, has completed.")
         return 0
-    seen = per_image(report.sweep.store, results.compared.values())
-    console.print(f"\n{confirmation.outlook(results, seen, options.confirm)}", highlight=False, markup=False)
     sweep, matters = confirmation.settle_again(report.sweep, plan, options), options.confirm.matters
-    _keep_matters(sweep)
+    with kept(sweep.store, options.running.keeping.study_url) as (_, reading):
+        earlier = None if reading.study is None else read_confirmation(reading.study, plan, matters, sweep.store)
+    seen = per_image(report.sweep.store, results.anchors)
+    console.print(f"\n{outlook(results, seen, plan, options.confirm, earlier)}", highlight=False, markup=False)
+    keep_matters(sweep)
     carried = carry_out(console, sweep, dry_run=False, page=report.confirming(sweep, plan, matters))
     if carried.code is not None:
         return carried.code
@@ -58,13 +62,13 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     found = read_confirmation(carried.study, plan, matters, sweep.store)
     report.add(found)
     console.print("\n[bold]Confirmed with further seeds[/]")
-    for text in [*confirmation.verdicts(found), *confirmation.advice(found), confirmation.note(found)]:
+    for text in [*confirmation.sentences(found), confirmation.note(found)]:
         console.print(text, highlight=False, markup=False)
     console.print(f"Report: {report.page}", soft_wrap=True, highlight=False)
     return 0
 
 
-def _keep_matters(sweep: Sweep) -> None:
+def keep_matters(sweep: Sweep) -> None:
     """Puts into the sweep.json of a confirmation which difference matters now, for those who look at it later."""
     text = sweep.store.read(SWEEP)
     known = None if text is None else Description.from_json(text)

@@ -94,6 +94,18 @@ class Results:
         """The completed trials of a method, the best first."""
         return [trial for trial in self.completed if trial.user_attrs.get(METHOD) == name]
 
+    @property
+    def anchors(self) -> tuple[FrozenTrial, ...]:
+        """The first trial of plain training and that of the best method, of which nothing was chosen and which differ
+        in the method alone; none where one of them has not completed.
+        """
+        plain = self.compared.get("plain")
+        if self.fair:
+            first = (t for t in self.of_method(PLAIN) if t.user_attrs.get("reference") == f"{PLAIN}{DEFAULT}")
+            plain = next(first, None)
+        paper = self.compared.get("paper")
+        return () if plain is None or paper is None else (plain, paper)
+
     @cached_property
     def efforts(self) -> dict[str, Effort]:
         """Method -> what it was given."""

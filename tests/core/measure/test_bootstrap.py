@@ -12,6 +12,7 @@ from mollify_core.errors import DataError
 from mollify_core.measure.bootstrap import ece_cells
 from mollify_core.measure.calibration import ece
 from mollify_core.measure.comparison import crossed
+from mollify_core.measure.validation import image_values, validation_means
 
 
 def models(rng: np.random.Generator, images: int, seeds: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +40,46 @@ def test_its_image_variance_is_that_of_new_images() -> None:
     stated = math.sqrt(found.method.image_variance / 400 + 0.01**2 * 0.8**2 / 3)
     assert seen == pytest.approx(stated, rel=0.25)
     assert found.method.high < 0
+
+
+@pytest.mark.slow
+def test_without_an_effect_few_confirmations_say_that_calibration_changed() -> None:
+    """Cells of two other settings whose seeds differ: 400 confirmations with three seeds and 500 images."""
+    rng, claimed, covered = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        settings = 0.85 + rng.normal(0, 0.03, 2)[[0, 0, 1, 1], None, None] + rng.normal(0, 0.02, (4, 3, 1))
+        confidence = np.clip(rng.beta(3, 1.2, 500) + rng.normal(0, 0.03, (4, 3, 500)), 0, 1)
+        correct = rng.uniform(size=500) < np.clip(confidence * settings, 0, 1)
+        method = crossed(ece_cells(confidence, correct, rng, draws=300)).method
+        claimed += method.high < 0
+        covered += method.low <= 0 <= method.high
+    assert claimed / 400 < 0.035
+    assert covered / 400 > 0.94
+
+
+def test_under_several_conditions_it_is_their_mean_over_the_same_images() -> None:
+    rng = np.random.default_rng(4)
+    pairs = [models(rng, 150) for _ in range(3)]
+    confidence, correct = (np.stack(arrays, axis=2) for arrays in zip(*pairs, strict=True))
+    cells = ece_cells(confidence, correct, np.random.default_rng(5), draws=300)
+    alone = [ece_cells(*pair, np.random.default_rng(5), draws=300) for pair in pairs]
+    np.testing.assert_allclose(cells.means, np.mean([one.means for one in alone], axis=0))
+    assert cells.images == 150
+    copies = (np.repeat(array[:, :, None], 4, axis=2) for array in pairs[0])  # of one image are one image
+    same = ece_cells(*copies, np.random.default_rng(5), draws=300)
+    np.testing.assert_allclose(same.covariance, alone[0].covariance)
+
+
+def test_what_a_trial_keeps_gives_its_calibration_error() -> None:
+    rng = torch.Generator().manual_seed(0)
+    values = torch.rand(5, 200, 5, generator=rng)
+    values[..., 1] = (values[..., 1] < 0.3).float()
+    kept = image_values(values)
+    sure, right = (np.tile(kept[name], (2, 2, 1, 1)) for name in ("confidence", "correct"))
+    means = validation_means(values)
+    for metric, of in (("clean_ece", slice(1)), ("corrupted_ece", slice(1, None))):
+        cells = ece_cells(sure[:, :, of], right[:, :, of], np.random.default_rng(0), draws=2)
+        assert cells.means == pytest.approx(np.full((2, 2), means[metric]), rel=1e-5)
 
 
 def test_draws_follow_the_generator() -> None:

@@ -23,13 +23,15 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
 from mollify_sweeps.comparison.confirmation import Confirmation
 from mollify_sweeps.comparison.crossing import Cells, Plan
+from mollify_sweeps.comparison.outlook import outlook
 from mollify_sweeps.driver import publishing
+from mollify_sweeps.driver.search import keep_matters
 from mollify_sweeps.plan import rehearsal, runs, settle
 from mollify_sweeps.plan.options import Command, Confirm, Following, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.storage.store import SWEEP, Store
 from mollify_sweeps.study.database import Location
-from mollify_sweeps.study.description import Started, describe
+from mollify_sweeps.study.description import Description, Started, describe
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.setup import Setup
@@ -237,6 +239,68 @@ def test_the_coupling_is_claimed_beside_the_method_and_holm_corrects_for_both() 
     assert "## Which part of noise does it" in confirmed.summary(found)
 
 
+def test_what_a_method_does_to_calibration_has_an_interval_over_seeds_and_images() -> None:
+    """Of 400 images with a clean ECE of 0.2 off and 0.05 on, and a corrupted one of 0.3 and 0.1."""
+    study, rng = study_of_runs(cells(method=-0.05, settings=0.0)), np.random.default_rng(0)
+    values = measured(study)
+    draw = rng.uniform(size=400)
+    for name, of in runs.completed(study).items():
+        gaps = np.array([[0.05], *[[0.1]] * 3] if name.startswith("on") else [[0.2], *[[0.3]] * 3])
+        for trial in of.values():
+            confidence = np.full((4, 400), 0.9)
+            correct = draw < confidence - gaps - rng.normal(0, 0.004)
+            values[trial.number] |= {"confidence": confidence.astype(np.float32), "correct": correct}
+    plan = Plan(tuple(Run(name, {}) for name in PLAN.cells[0].crossed), PLAN.cells)
+    found = confirmation.read(study, plan, 0.01, values)
+    crossed = found.told[0].crossed
+    for metric, truth in (("clean_ece", -0.15), ("corrupted_ece", -0.2)):
+        method = crossed[metric].method
+        assert method.low < truth < method.high < 0
+        assert method.high - method.low < 0.2
+    assert found.metric == "corrupted_nll"
+    searched = study_of_runs(cells(method=-0.05, settings=0.0), objectives=("corrupted_ece",))
+    assert confirmation.read(searched, plan, 0.01, values).metric == "corrupted_ece", "judged by what was searched for"
+    assert confirmation.read(searched, plan, 0.01, measured(study)).metric == "corrupted_nll"
+    assert found.told == confirmation.read(study, plan, 0.01, values).told, "one page is as another"
+    (sentence,) = confirmation.calibrations(found)
+    assert sentence.startswith("Calibration: at the same other settings noise changes the corrupted ECE by -")
+    assert "points and the clean ECE by -" in sentence
+    assert sentence in confirmed.summary(found)
+    assert sentence in str(confirmed.on_page(found)["extra"][0].parts)
+    assert "clean ECE (points)" in confirmed.summary(found)
+    assert confirmation.calibrations(read(cells(-0.1, 0.0))) == [], "kept by a version that kept no confidences"
+
+
+def least(text: str) -> float:
+    """The effect that it says could be told."""
+    return float(re.search(r"an effect on the corrupted NLL of ([\d.]+)", text)[1])  # type: ignore[index]
+
+
+def test_what_can_be_told_comes_from_the_anchors_or_from_seeds_that_are_there(tmp_path: Path) -> None:
+    setup = fair_setup(tmp_path, BASE, 6, "plain", "noise", shares={})
+    run_trials(SweepStudy(setup))
+    results = Results(study_of(setup))
+    plain, paper = results.anchors
+    assert [t.user_attrs["reference"] for t in (plain, paper)] == ["plain default", "noise default"]
+    plan = crossing.plan(results, BASE, Confirm(0), lambda recipe: 0.0)
+    assert "comes from nothing that was measured" in outlook(results, {}, plan, Confirm(0))
+    rng = np.random.default_rng(0)
+    images = rng.normal(2.0, 1.0, 400)
+    values = {
+        plain.number: {"corrupted_nll": images},
+        paper.number: {"corrupted_nll": images + rng.normal(0, 0.2, 400)},
+    }
+    unknown = outlook(results, values, plan, Confirm(0))
+    assert unknown.startswith("5 seeds and 400 judging images: if no seed differed from another")
+    assert least(unknown) == pytest.approx((1.96 + 0.84) * 0.2 / 20, rel=0.1)
+    assert "5 seeds are proposed" in unknown
+    earlier = read(cells(method=-0.1, settings=0.0, spread=0.05, seeds=3))
+    known = outlook(results, values, plan, Confirm(0, 7), earlier)
+    assert known.startswith("7 seeds and 400 judging images: as the 3 seeds that are there differ")
+    assert 0.03 < least(known) < 0.1, "about 2.9 x 0.05 / sqrt(7), of a spread that three seeds show"
+    assert "proposed" not in known
+
+
 def test_below_two_seeds_there_is_no_answer() -> None:
     found = read({name: values[:1] for name, values in cells(-0.1, 0.0).items()})
     assert confirmation.verdicts(found) == [
@@ -354,6 +418,13 @@ def test_the_page_of_a_search_is_kept_new_while_its_confirmation_runs(
     assert f"Unfinished: 3 of {2 * len(plan.runs)} trainings of the confirmation have ended." in text
     assert "train the best again" in text, "what stood on the page stays"
     assert not (tmp_path / "s-confirm/report").exists()
+    known = dataclasses.replace(
+        sweep.setup.description, matters=0.01, started=Started("sweeps/search.py", (), "", "", 7)
+    )
+    sweep.store.write(SWEEP, known.to_json())
+    keep_matters(sweep)  # as the same command with another --matters does, also when nothing is left to train
+    now = Description.from_json(sweep.store.read(SWEEP) or b"")
+    assert now == dataclasses.replace(known, matters=0.25)
 
 
 @pytest.mark.parametrize(
