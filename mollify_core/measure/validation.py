@@ -108,7 +108,9 @@ class ValidationSet:
             device: where they are to be.
             judging: (m,) row numbers of the images that only judge, see `split.judging_rows`.
         """
-        order = torch.randperm(len(images), generator=rng.generator(seed, "validation order"))
+        # The one draw that is as in version 0.1: its sweeps go on with the same images, and so with comparable values.
+        generator = torch.Generator().manual_seed(rng.derive(seed, "validation order"))
+        order = torch.randperm(len(images), generator=generator)
         judges = torch.zeros(len(images), dtype=torch.bool)
         judges[torch.as_tensor(judging, dtype=torch.int64)] = True
         order = torch.cat([order[~judges[order]], order[judges[order]]])
