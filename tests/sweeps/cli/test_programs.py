@@ -42,6 +42,7 @@ DIGITS = ("--dataset", "digits")
         ((*DIGITS, "--network", "resnet2"), "did you mean 'resnet"),
         ((*DIGITS, "--objective", "corupted_nll"), "did you mean 'corrupted_nll'"),
         ((*DIGITS, "--objective", "clean_nll,clean_nll"), "several different objectives"),
+        ((*DIGITS, "--objective", "corrupted_ece"), "take 'corrupted_debiased_ece'"),
         ((*DIGITS, "--objective", ","), "one or several different objectives"),
         ((*DIGITS, "--set", "lrr=1"), "did you mean 'lr'"),
         ((*DIGITS, "--set", "lr"), "--set NAME=VALUE, but got 'lr'"),
@@ -127,7 +128,7 @@ def test_a_second_driver_is_refused(capsys):
 
 
 def test_dry_run_starts_nothing(capsys):
-    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error"]) == 0
+    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error,clean_debiased_ece"]) == 0
     out = capsys.readouterr().out
     for text in (
         "and 434 validation images, of which 215 choose and 219 judge",
@@ -135,6 +136,7 @@ def test_dry_run_starts_nothing(capsys):
         "10; the methods take turns, each with its own search",
         "resnet8, up to 8 epochs",
         "Optuna prunes on one objective only",
+        "rank models that differ by 3 points wrongly by clean_debiased_ece (enough: 2000)",
     ):
         assert text in " ".join(out.split())
     assert "at once" in out
