@@ -58,6 +58,9 @@ def beta_times(n: int, a: float, b: float, generator: torch.Generator) -> Tensor
     if a == 1:  # the inverse of the distribution function, about 30 times cheaper than the gamma sampler
         u = torch.rand(n, generator=generator, device=generator.device)
         return 1 - u.pow(1 / b)
-    shape = torch.tensor([[a], [b]], device=generator.device).expand(2, n).contiguous()
-    x, y = torch._standard_gamma(shape, generator=generator)
-    return x / (x + y)
+    # A gamma variable of a small shape underflows: in logs it is one of shape + 1 times a power of a uniform one
+    # (Marsaglia and Tsang 2000, section 6).
+    shape = torch.tensor([[a], [b]], dtype=torch.float64, device=generator.device).clamp_(min=1e-100).expand(2, n)
+    u = 1 - torch.rand(2, n, generator=generator, dtype=torch.float64, device=generator.device)
+    x, y = torch._standard_gamma(shape + 1, generator=generator).log_() + u.log_() / shape
+    return torch.sigmoid(x - y).float()
