@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import fft, stats
 
 from mollify_core import labels, rng
+from mollify_core.errors import DataError
 from mollify_core.mollification import degrade, schedule
 from mollify_core.recipe import Mollify
 
@@ -251,3 +252,23 @@ def test_empty_and_single_batches():
         for role in (0.0, 1.0):
             drawn = schedule.draw(batch, 32, Mollify(p_clean=0, noise_share=role), rng.generator("e"))
             assert degrade.mollify_(x.clone(), drawn, rng.generator("n")).shape == x.shape
+
+
+def test_a_callers_autocast_changes_nothing_and_other_types_are_refused():
+    x, scale = torch.randn(8, 3, 32, 32, generator=rng.generator("x")), torch.linspace(0.3, 20, 8)
+    config = Mollify(p_clean=0.0, both_share=0.3, noise_share=0.3)
+
+    def mollified(x):
+        drawn = schedule.draw(8, 32, config, rng.generator("draw"))
+        return degrade.mollify_(x.clone(), drawn, rng.generator("noise"))
+
+    expected = degrade.heat_blur(x, scale), mollified(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = degrade.heat_blur(x, scale), mollified(x)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+    for wrong in (torch.bfloat16, torch.float16, torch.uint8):
+        for call in (mollified, lambda x: degrade.heat_blur(x, scale), lambda x: degrade.noise(x, scale / 20, x)):
+            with pytest.raises(DataError, match="Expected images to be float32, but got torch"):
+                call(x.to(wrong))
