@@ -87,7 +87,7 @@ def make_batch(
     x, coupled_strength = _METHODS[recipe.method](images, classes, recipe, normalise, key)
     g = coupled_strength() if recipe.label == "coupled" else _constant(len(x), device, classes, recipe, uncoupled)
     baseline = recipe.optim.label_smoothing
-    if baseline:
+    if baseline and recipe.mollify.label_mode == "ls":  # smoothing twice is smoothing once; for the others see `losses`
         g = 1 - (1 - g) * (1 - baseline)
     return Batch(x, label, soft, g)
 
@@ -162,4 +162,6 @@ def losses(logits: Tensor, batch: Batch, classes: int, recipe: Recipe) -> Tensor
     if batch.soft is None and (mode, name) == ("ls", "ce"):
         return labels.smoothed_cross_entropy(logits, batch.labels, batch.strength)
     soft = F.one_hot(batch.labels, classes).float() if batch.soft is None else batch.soft
+    if mode != "ls" and recipe.optim.label_smoothing:
+        soft = labels.smooth(soft, torch.full_like(batch.strength, recipe.optim.label_smoothing))
     return labels.loss(name, mode, logits, labels.soften(soft, batch.strength, mode))
