@@ -58,10 +58,13 @@ def strength(eps: Tensor, classes: int, config: Matching, largest: str = "max_ep
         largest: the setting that bounds epsilon, "max_epsilon" or "fixed_epsilon".
 
     Raises:
-        ConfigError: spread over the others, the largest epsilon would leave the true class less than each of them.
+        ConfigError: spread over the others, the largest epsilon would leave the true class less than each of them, or
+            there are no others.
     """
     if config.spread == "all":
         return eps
+    if classes < 2:
+        raise ConfigError(f"Expected at least two classes with spread 'others', but got {classes}")
     if getattr(config, largest) > 1 - 1 / classes:
         raise ConfigError(
             f"Expected `{largest}` to be at most 1 - 1 / C = {1 - 1 / classes:g} with spread 'others' and {classes} "
