@@ -4,9 +4,9 @@ Information matching has two forms of each of its arms, which are its images wit
 fair one trains all alike, so that nothing but the target differs. The published one is what the released code does
 (Bonilla Salvador 2025): its matching arm alone goes without crop and flip and at half the learning rate, so its figures
 mix two causes. It differs from the released code in four things. Two are left out on purpose: that chose its checkpoint
-on the test set, and distorted normalised images when it measured robustness. Two are as everywhere here: a tenth of the
-training images is held out for validation (the released code trains on all), and images are normalised by constants of
-three digits (there of four, 0.5071 for 0.507).
+on the test set, and distorted normalised images when it measured robustness. Two are as everywhere here: images are
+held out for validation (a tenth; by `reproduce.py --protocol published` a hundredth; the released code trains on all),
+and normalised by constants of three digits (there of four: 0.5071 for 0.507).
 """
 
 from __future__ import annotations

@@ -169,6 +169,18 @@ def test_a_folder_of_images_by_path_and_by_name(capsys, tmp_path):
     assert plans[0].split()[:2] == plans[1].split()[:2]  # one sweep: the name is made of the settings
 
 
+def test_a_step_with_one_image_too_few_is_refused(capsys, tmp_path):
+    """Of 52 images in batches of 17 the last step has one; presnet18 shrinks 8 pixels to one."""
+    photos(tmp_path / "photos")
+    command = ("--dataset", "./photos", "--image-size", "8", "--batch-size")
+    says = refused_and_wrote_nothing(capsys, *command, "17")
+    assert "Expected at least two images for a step, since presnet18 normalises over the batch, but 52 images" in says
+    says = refused_and_wrote_nothing(capsys, *command, "25", "--workers-per-trial", "1:2")
+    assert "at least two images for one of 2 workers" in says
+    assert main([*command, "18", "--dry-run"]) == 0
+    assert main([*command, "17", "--network", "resnet8", "--dry-run"]) == 0
+
+
 def test_a_recipe_knows_the_size_of_a_folders_images(capsys, tmp_path):
     photos(tmp_path / "photos")
     recipe = Recipe().with_(dataset="photos", image_size=16, network="resnet20", epochs=1)
