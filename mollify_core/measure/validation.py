@@ -87,13 +87,21 @@ def judging_note(choosing: int, judging: int) -> str:
     return f"Fewer than {ENOUGH} validation images: {' and '.join(told)}, {reason}." if told else ""
 
 
-def ranking_note(objectives: Sequence[str], choosing: int) -> str:
-    """A sentence that warns of an objective that so few choosing images can hardly rank; empty where they can."""
-    few = [name for name in objectives if choosing < ENOUGH_TO_CALIBRATE.get(name, 0)]
-    if not few:
-        return ""
-    words = " and ".join(f"{name} (enough: {ENOUGH_TO_CALIBRATE[name]})" for name in few)
-    return f"The {choosing} images that choose often rank models that differ by 3 points wrongly by {words}."
+def ranking_note(objectives: Sequence[str], choosing: int, pruning: int | None = None) -> str:
+    """A sentence that warns of an objective that so few images can hardly rank; empty where they can.
+
+    Args:
+        objectives: their names.
+        choosing: number of images that choose.
+        pruning: how many of these an epoch's value is measured on, where it prunes.
+    """
+    few = {
+        name: [f"the {n} that {word}" for n, word in ((choosing, "choose"), (pruning, "prune")) if n and n < enough]
+        for name in objectives
+        if (enough := ENOUGH_TO_CALIBRATE.get(name, 0))
+    }
+    told = [f"{name} needs {ENOUGH_TO_CALIBRATE[name]}, against {' and '.join(n)}" for name, n in few.items() if n]
+    return f"Few images rank models by their calibration: {'; '.join(told)}." if told else ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class ValidationSet:
             device: where they are to be.
             judging: (m,) row numbers of the images that only judge, see `split.judging_rows`.
         """
-        # The one draw that is as in version 0.1: its sweeps go on with the same images, and so with comparable values.
+        # As version 0.1 drew it: its sweeps go on with the same images, and so with comparable values.
         generator = torch.Generator().manual_seed(rng.derive(seed, "validation order"))
         order = torch.randperm(len(images), generator=generator)
         judges = torch.zeros(len(images), dtype=torch.bool)

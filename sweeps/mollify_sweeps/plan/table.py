@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mollify_core import precision
 from mollify_core.datasets.split import judging_rows
-from mollify_core.measure.validation import judging_note, ranking_note
+from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan.sweep import Sweep
@@ -90,12 +90,15 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
 
 def _judging(sweep: Sweep) -> tuple[str, str, str]:
     """How many validation images choose and how many only judge, empty where all choose; and warnings of too few."""
-    data, prepared, objectives = sweep.base.data, sweep.prepared, sweep.setup.description.objectives
+    data, prepared, setup = sweep.base.data, sweep.prepared, sweep.setup
+    judging = 0
+    if data.judging_fraction:
+        labels = prepared.labels("train")
+        held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
+        judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
+    choosing = sweep.validation - judging
+    pruning = None if setup.description.pruner == "none" else epoch_images(sweep.fit, choosing)
+    note = ranking_note(setup.description.objectives, choosing, pruning)
     if not data.judging_fraction:
-        return "", "", ranking_note(objectives, sweep.validation)
-    labels = prepared.labels("train")
-    held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
-    judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
-    choosing = len(held_out) - judging
-    said = f", of which {choosing} choose and {judging} judge"
-    return said, judging_note(choosing, judging), ranking_note(objectives, choosing)
+        return "", "", note
+    return f", of which {choosing} choose and {judging} judge", judging_note(choosing, judging), note
