@@ -102,7 +102,7 @@ def make_batch(
     else:
         g = _constant(len(x), device, classes, recipe, uncoupled)
     baseline = recipe.optim.label_smoothing
-    if baseline:
+    if baseline and recipe.mollify.label_mode == "ls":  # smoothing twice is smoothing once; for the others see `losses`
         g = 1 - (1 - g) * (1 - baseline)
     return Batch(x, label, soft, g)
 
@@ -181,5 +181,7 @@ def losses(logits: Tensor, batch: Batch, classes: int, recipe: Recipe) -> Tensor
         each = labels.smoothed_cross_entropy(logits, batch.labels, batch.strength)
     else:
         soft = F.one_hot(batch.labels, classes).float() if batch.soft is None else batch.soft
+        if mode != "ls" and recipe.optim.label_smoothing:
+            soft = labels.smooth(soft, torch.full_like(batch.strength, recipe.optim.label_smoothing))
         each = labels.loss(name, mode, logits, labels.soften(soft, batch.strength, mode))
     return each * labels.confidence(batch.strength, classes).float() if recipe.soft.reweight else each

@@ -27,6 +27,7 @@ import safetensors.torch
 from pyarrow import fs
 from torch import Tensor
 
+from mollify_core.disk import sync
 from mollify_core.errors import CheckpointError
 
 FORMAT = 1
@@ -159,17 +160,24 @@ def make_folder(filesystem: fs.FileSystem, path: str) -> None:
 def save(filesystem: fs.FileSystem, folder: str, checkpoint: Checkpoint) -> str:
     """Writes the checkpoint into its folder below `folder`, the manifest last, and returns that folder's path.
 
+    On a local disk all of it survives a loss of power then, so that older ones may be removed.
+
     Raises:
         OSError: the storage failed; on a local disk, which may be full, what was written is removed again.
     """
     path = f"{folder}/{name(checkpoint.epoch, checkpoint.step)}"
+    local = isinstance(filesystem, fs.LocalFileSystem)  # an object store answers when it has an object
     try:
         make_folder(filesystem, path)
         for file, data in to_files(checkpoint).items():
             with filesystem.open_output_stream(f"{path}/{file}", compression=None) as stream:
                 stream.write(data)
+            if local:  # each before the next: a manifest stands for files that are there
+                sync(f"{path}/{file}")
+        for kept in (path, folder) if local else ():
+            sync(kept)
     except OSError:
-        if isinstance(filesystem, fs.LocalFileSystem):
+        if local:
             with contextlib.suppress(OSError):
                 remove(filesystem, path)
         raise

@@ -102,7 +102,7 @@ class Training:
         channels, height, width = data.fit.images.shape[1:]
         check_steps(recipe, len(data.fit), (world,), data.classes, (channels, height, width))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.derive(recipe.seed, "init"))
+            rng.reseed(torch.default_generator, recipe.seed, "init")
             network = build_network(recipe, data.classes, (channels, height, width))
         # It has no CPU kernels, and parts may differ in number.
         if world > 1 and device.type == "cuda" and self.parts.most == 1:
@@ -220,7 +220,7 @@ class Training:
         with torch.random.fork_rng(devices=devices):
             for step in range(done, len(steps)):
                 for generator in generators:
-                    generator.manual_seed(rng.derive(recipe.seed, self.epoch, step, worker.rank, "network"))
+                    rng.reseed(generator, recipe.seed, self.epoch, step, worker.rank, "network")
                 share = steps.share(step, worker.rank)
                 # At the last step a worker may have nothing left. It still has to take part in the exchange of
                 # gradients: one image, weight 0.

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mollify_core.disk import sync
 from mollify_core.errors import ConfigError, MollifyError, StorageError
 
 FORMAT = 1
@@ -76,12 +77,12 @@ def draft(folder: Path) -> Iterator[Path]:
     try:
         yield place
         for path in (*place.iterdir(), place):
-            _sync(path)
+            sync(path)
         place.rename(folder)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def write_manifest(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
@@ -105,11 +106,3 @@ def read_manifest(folder: Path, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return manifest if whole else None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

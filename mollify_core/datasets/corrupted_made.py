@@ -14,7 +14,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from mollify_core.corruptions.benchmark import CORRUPTIONS, SEVERITIES, Corrupte
 from mollify_core.corruptions.draws import CHUNK
 from mollify_core.datasets.cache import locked, storage
 from mollify_core.datasets.load import ImageSet
+from mollify_core.datasets.threads import single_threads
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line
 
 FORMAT = 1
@@ -164,18 +164,14 @@ def _make(
             if progress is not None:
                 progress(done, total)
 
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for name in missing:
-                chunk = functools.partial(suite.corrupt_chunk, images, name, seed=seed, frost_folder=photographs)
-                entry = _write(folder / f"{name}.npy", contents(pool.map(chunk, *zip(*parts, strict=True))))
-                if name == "frost" and photographs is not None:
-                    entry["photographs"] = frost.digest(photographs)
-                manifest = {"format": FORMAT, "seed": seed, "files": _whole(folder) | {name: entry}}
-                _write(folder / "manifest.json", [json.dumps(manifest, indent=2).encode()])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with single_threads(threads) as pool:
+        for name in missing:
+            chunk = functools.partial(suite.corrupt_chunk, images, name, seed=seed, frost_folder=photographs)
+            entry = _write(folder / f"{name}.npy", contents(pool.map(chunk, *zip(*parts, strict=True))))
+            if name == "frost" and photographs is not None:
+                entry["photographs"] = frost.digest(photographs)
+            manifest = {"format": FORMAT, "seed": seed, "files": _whole(folder) | {name: entry}}
+            _write(folder / "manifest.json", [json.dumps(manifest, indent=2).encode()])
 
 
 def _write(path: Path, contents: Iterable[bytes | memoryview]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mollify_core import compiled
 from mollify_core.errors import ConfigError, DataError, nearest
+from mollify_core.precision import in_float32
 from mollify_core.rng import beta_times
 from mollify_core.settings import check_distortions
 
@@ -149,6 +150,7 @@ def distort(x: Tensor, kind: str | Tensor, d: Tensor, config: Distortions, gener
     return torch.empty_like(x).index_copy_(0, rows, distorted)
 
 
+@in_float32
 def diffuse(x: Tensor, d: Tensor, eps: Tensor) -> Tensor:
     """The forward process of DDPM (Ho et al. 2020) in [-1, 1], mapped back and clipped to [0, 1].
 
@@ -167,6 +169,7 @@ def diffuse(x: Tensor, d: Tensor, eps: Tensor) -> Tensor:
     return torch.addcmul(offset, x, scale).addcmul_(eps, noise).clamp_(0, 1)
 
 
+@in_float32
 def gaussian_blur(x: Tensor, d: Tensor, max_sigma: float = 50.0, max_kernel: int = 51) -> Tensor:
     """Gaussian blur with sigma = max_sigma d + 0.01 pixels and reflected borders.
 
@@ -193,6 +196,7 @@ def gaussian_blur(x: Tensor, d: Tensor, max_sigma: float = 50.0, max_kernel: int
     return _separable(x, rows, columns)
 
 
+@in_float32
 def drop_patches(x: Tensor, d: Tensor, rank: Tensor, size: int = 8) -> Tensor:
     """Blackens all but floor(P (1 - d)) of the P square patches.
 
@@ -217,6 +221,7 @@ def patch_count(height: int, width: int, size: int) -> int:
     return math.ceil(height / size) * math.ceil(width / size)
 
 
+@in_float32
 def mosaic(x: Tensor, d: Tensor, power: float = 2.0) -> Tensor:
     """Replaces each square block of pixels by its mean, channel by channel.
 
@@ -234,7 +239,7 @@ def mosaic(x: Tensor, d: Tensor, power: float = 2.0) -> Tensor:
     height, width = x.shape[2:]
     side = max(height, width)
     block = (side * (d.double() + 0.001).pow(power)).long().clamp_(1, side).to(x.device, non_blocking=True)
-    if x.dtype == torch.float32 and compiled.takes(x, block):
+    if compiled.takes(x, block):
         from mollify_core.compiled import mosaic as kernel
 
         return kernel.mosaic(x, block)

@@ -60,7 +60,8 @@ def strength(eps: Tensor, classes: int, config: Matching, largest: str = "max_ep
         largest: the setting that bounds epsilon, "max_epsilon" or "fixed_epsilon".
 
     Raises:
-        ConfigError: spread over the others, the largest epsilon would leave the true class less than each of them.
+        ConfigError: spread over the others, the largest epsilon would leave the true class less than each of them, or
+            there are no others.
     """
     if config.spread == "all":
         return eps
@@ -76,6 +77,8 @@ def check_strength(recipe: Recipe, classes: int) -> None:
 
 
 def _check_spread(classes: int, config: Matching, largest: str) -> None:
+    if classes < 2:
+        raise ConfigError(f"Expected at least two classes with spread 'others', but got {classes}")
     if getattr(config, largest) > 1 - 1 / classes:
         raise ConfigError(
             f"Expected `{largest}` to be at most 1 - 1 / C = {1 - 1 / classes:g} with spread 'others' and {classes} "

@@ -1,6 +1,7 @@
 """Calibration: how far confidence is from accuracy, and the temperature that brings them together.
 
 All estimators take the confidence of each image and whether it is classified correctly, as `predictions` gives them.
+`debiased_square` is for choosing by: the others are biased, and bias decides where images are few.
 `ece` and `adaptive_ece` pool all images. `batch_mean_ece` and `matching_ece` are the estimators of the papers' released
 code: both average over batches of 100 images and are strongly biased upwards (a perfectly calibrated classifier of 80 %
 accuracy scores 0.090 and 0.154); they are here only so that published numbers can be compared.
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mollify_core.errors import ConfigError, DataError
-from mollify_core.measure.metrics import ECE_BINS, bin_index, bin_sums, rank, weighted_gap
+from mollify_core.measure.metrics import ECE_BINS, bin_index, bin_sums, check_confidence, rank, weighted_gap
 
 TEMPERATURES = (0.01, 100.0)
 """The range of fitted temperatures. Validation images that are all classified correctly have no best temperature above
@@ -98,11 +99,42 @@ def adaptive_ece(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> f
     most probable class and in the L1 norm of `ece`.
     """
     _check_bins(bins)
+    check_confidence(confidence)
     confidence, order = confidence.double().sort()
     _, tie, ties = torch.unique_consecutive(confidence, return_inverse=True, return_counts=True)
     shared = confidence.new_zeros(len(ties)).index_add_(0, tie, correct.double()[order]) / ties
     gaps = (shared[tie] - confidence).tensor_split(min(bins, len(order)))
     return float(sum(gap.sum().abs() for gap in gaps) / len(order))
+
+
+def debiased_square(confidence: Tensor, correct: Tensor) -> float:
+    """The squared calibration error without the bias of few images: sum_b n_b / n (gap_b^2 - s_b^2 / n_b).
+
+    The binned estimators above see a calibrated classifier's binomial noise as an error, the more the less sure it is:
+    of few images they prefer a sure classifier to a calibrated one. Here gap_b is a bin's accuracy less its confidence,
+    and s_b^2 the variance of that in it, whose subtraction makes the mean over samples that of infinitely many images.
+
+    Bins are of equal mass, as many as the cube root of the number of images, at least one and of two images each.
+
+    Source: Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019, section 4 (their variance is that of
+    the label alone); Futami and Fujisawa, NeurIPS 2024, for the number of bins.
+
+    Returns:
+        A number below 1, which may be negative; 0 of fewer than two images, which say nothing.
+    """
+    check_confidence(confidence)
+    images = len(confidence)
+    if images < 2:
+        return 0.0
+    order = confidence.double().argsort(stable=True)
+    gaps = (correct.double() - confidence.double())[order]
+    bins = gaps.tensor_split(min(round(images ** (1 / 3)), images // 2))
+    return sum(float(gap.sum().square() - gap.square().sum()) / (len(gap) - 1) for gap in bins) / images
+
+
+def signed_root(square: float) -> float:
+    """The root of a mean of debiased squares, with their sign: as large as an error, in the same order."""
+    return math.copysign(math.sqrt(abs(square)), square)
 
 
 def batch_mean_ece(confidence: Tensor, correct: Tensor) -> float:

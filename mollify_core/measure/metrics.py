@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mollify_core.errors import DataError
+
 COLUMNS = ("nll", "error", "top5_error", "brier", "confidence")
 ECE_BINS = 15
 
@@ -42,6 +44,13 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & before)).sum(dim=1, dtype=torch.int32)
 
 
+def check_confidence(confidence: Tensor) -> None:
+    """Raises a DataError unless all are in [0, 1]: NaN has no bin. Rounding may leave a little more than 1."""
+    bad = confidence[~((confidence >= 0) & (confidence < 1.001))]
+    if len(bad):
+        raise DataError(f"Expected confidences in [0, 1], but got {float(bad[0])}")
+
+
 def bin_index(confidence: Tensor, bins: int) -> Tensor:
     """(n,) int64: the equal-width bin on [0, 1], closed on the left, of each confidence; exactly 1 gives `bins`."""
     return (confidence.double() * bins).long().clamp_(max=bins)
@@ -54,7 +63,11 @@ def bin_sums(index: Tensor, bins: int, confidence: Tensor, correct: Tensor) -> T
         index: (n,) int64 bin of each image, in [0, bins).
         bins: how many there are.
         confidence, correct: (n,); `correct` is 0 or 1 (or a share).
+
+    Raises:
+        DataError: a confidence is NaN or outside [0, 1], see `check_confidence`.
     """
+    check_confidence(confidence)
     values = torch.stack([torch.ones_like(confidence), correct.to(confidence), confidence], dim=1).double()
     return values.new_zeros(bins, 3).index_add_(0, index, values)
 
@@ -74,13 +87,17 @@ class Metrics:
         self._bins = torch.zeros(bins, 3, dtype=torch.float64)
 
     def update(self, values: Tensor) -> Metrics:
-        """Adds images: `values` is (n, 5) as `per_image` gives it."""
+        """Adds images: `values` is (n, 5) as `per_image` gives it.
+
+        Raises:
+            DataError: a confidence is NaN.
+        """
         values = values.detach().to("cpu", torch.float64)
         error, confidence = values[:, 1], values[:, 4]
-        self.count += len(values)
-        self._sums += values.sum(dim=0)
         bins = len(self._bins)
         self._bins += bin_sums(bin_index(confidence, bins).clamp_(max=bins - 1), bins, confidence, 1 - error)
+        self.count += len(values)
+        self._sums += values.sum(dim=0)
         return self
 
     def compute(self) -> dict[str, float]:

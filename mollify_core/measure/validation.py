@@ -22,22 +22,34 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure import calibration
 from mollify_core.measure.metrics import COLUMNS, Metrics, per_image
 
-OBJECTIVES = tuple(f"{kind}_{metric}" for kind in ("corrupted", "clean") for metric in ("nll", "error", "ece"))
+OBJECTIVES = tuple(f"{kind}_{metric}" for kind in ("corrupted", "clean") for metric in ("nll", "error", "debiased_ece"))
+BIASED = {"corrupted_ece": "corrupted_debiased_ece", "clean_ece": "clean_debiased_ece"}  # objectives of version 0.1
 CELLS = 1 + len(HELDOUT) * len(SEVERITIES)
 BATCH = 512
 _EPOCH_SHARE = 0.05
 _EPOCH_MINIMUM = 64
 ENOUGH = 500  # images to choose by, or to judge by
+ENOUGH_TO_CALIBRATE = {"corrupted_debiased_ece": 500, "clean_debiased_ece": 2000}
+"""Images of which nine of ten draws rank a calibrated model before one that is 3 points too sure, by simulation."""
 
 
-def check_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_objectives(names: tuple[str, ...], *, kept: bool = False) -> tuple[str, ...]:
     """`names` unchanged.
+
+    Args:
+        names: of objectives.
+        kept: of a sweep of version 0.1, which may have one of `BIASED`.
 
     Raises:
         ConfigError: none, a repeated or an unknown objective; the nearest known one is named.
     """
     for name in names:
-        if name not in OBJECTIVES:
+        if name in BIASED and not kept:
+            raise ConfigError(
+                f"Expected an objective that few images can rank, but got {name!r}, which prefers sure models to "
+                f"calibrated ones; take {BIASED[name]!r}"
+            )
+        if name not in OBJECTIVES and name not in BIASED:
             raise ConfigError(f"Unknown objective {name!r}{nearest(name, OBJECTIVES)}")
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"Expected one or several different objectives, but got {list(names)}")
@@ -75,6 +87,23 @@ def judging_note(choosing: int, judging: int) -> str:
     return f"Fewer than {ENOUGH} validation images: {' and '.join(told)}, {reason}." if told else ""
 
 
+def ranking_note(objectives: Sequence[str], choosing: int, pruning: int | None = None) -> str:
+    """A sentence that warns of an objective that so few images can hardly rank; empty where they can.
+
+    Args:
+        objectives: their names.
+        choosing: number of images that choose.
+        pruning: how many of these an epoch's value is measured on, where it prunes.
+    """
+    few = {
+        name: [f"the {n} that {word}" for n, word in ((choosing, "choose"), (pruning, "prune")) if n and n < enough]
+        for name in objectives
+        if (enough := ENOUGH_TO_CALIBRATE.get(name, 0))
+    }
+    told = [f"{name} needs {ENOUGH_TO_CALIBRATE[name]}, against {' and '.join(n)}" for name, n in few.items() if n]
+    return f"Few images rank models by their calibration: {'; '.join(told)}." if told else ""
+
+
 @dataclass(frozen=True)
 class ValidationSet:
     """Validation images in a fixed random order: those that choose, then those that only judge.
@@ -108,7 +137,9 @@ class ValidationSet:
             device: where they are to be.
             judging: (m,) row numbers of the images that only judge, see `split.judging_rows`.
         """
-        order = torch.randperm(len(images), generator=rng.generator(seed, "validation order"))
+        # As version 0.1 drew it: its sweeps go on with the same images, and so with comparable values.
+        generator = torch.Generator().manual_seed(rng.derive(seed, "validation order"))
+        order = torch.randperm(len(images), generator=generator)
         judges = torch.zeros(len(images), dtype=torch.bool)
         judges[torch.as_tensor(judging, dtype=torch.int64)] = True
         order = torch.cat([order[~judges[order]], order[judges[order]]])
@@ -143,12 +174,16 @@ def validation_means(values: Tensor) -> dict[str, float]:
     A trial's are those of the images that choose.
 
     Corrupted metrics are unweighted means over the corruption cells, as the benchmark's are; ECE is pooled over the
-    images of a cell.
+    images of a cell. The debiased ECE is the root of the mean over cells of `calibration.debiased_square`: near 0, and
+    as often below it as above, where a model is calibrated.
     """
     cells = [Metrics().update(cell).compute() for cell in values]
     names = ("nll", "error", "top5_error", "brier", "ece")
     result = {f"clean_{name}": cells[0][name] for name in names}
     result |= {f"corrupted_{name}": float(np.mean([c[name] for c in cells[1:]])) for name in names}
+    squares = [calibration.debiased_square(cell[:, 4], 1 - cell[:, 1]) for cell in values]
+    result["clean_debiased_ece"] = calibration.signed_root(squares[0])
+    result["corrupted_debiased_ece"] = calibration.signed_root(float(np.mean(squares[1:])))
     return result
 
 

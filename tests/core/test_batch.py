@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mollify_core import rng
+from mollify_core import labels, rng
 from mollify_core.amount import mean_strength
-from mollify_core.batch import make_batch
+from mollify_core.batch import losses, make_batch
 from mollify_core.errors import ConfigError
 from mollify_core.matching import distortions, strength
 from mollify_core.matching.nmi import normalized_mutual_information
@@ -157,3 +157,20 @@ def test_training_takes_the_mean_of_its_own_images(data, normalise):
     mean = mean_strength(recipe.with_(label="coupled"), data.fit.images, 10, normalise)
     assert Training(recipe, data)._uncoupled == mean
     assert mean_strength(recipe.with_(method="none"), data.fit.images, 10, normalise) == 0
+
+
+@pytest.mark.parametrize("mode", ["ls", "ld", "la", "lm"])
+def test_label_smoothing_comes_before_the_mode(mode, images, normalise):
+    """As a strength of the mode it would scale the loss of clean images (ld) or call them degraded (la, lm)."""
+    recipe = Recipe().with_(label_mode=mode, label_smoothing=0.2, augment=())
+    label = torch.arange(len(images)) % 10
+    batch = make_batch(images, label, 10, recipe, normalise, 0, 0, 0, 0)
+    g = make_batch(images, label, 10, recipe.with_(label_smoothing=0.0), normalise, 0, 0, 0, 0).strength
+    assert (g == 0).any()
+    outputs = labels.outputs(10, mode)
+    logits = torch.randn(len(images), outputs, generator=rng.generator("logits"))
+    target = torch.full((len(images), 10), 0.02).scatter_(1, label[:, None], 0.82)
+    kept = (1 - g)[:, None] * target
+    expected = {"ls": kept + g[:, None] / 10, "ld": kept, "la": torch.cat([target, g[:, None]], 1)}
+    expected["lm"] = torch.cat([kept, g[:, None]], 1)
+    torch.testing.assert_close(losses(logits, batch, 10, recipe), labels.soft_cross_entropy(logits, expected[mode]))

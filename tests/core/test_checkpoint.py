@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +122,24 @@ def test_keeps_the_newest(tmp_path):
     checkpoint.keep_newest(LOCAL, str(tmp_path), 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad-epoch-0004", "epoch-0005-step-000009", "epoch-0006"]
     checkpoint.keep_newest(LOCAL, str(tmp_path / "nothing"), 2)
+
+
+def test_it_is_on_the_disk_before_its_manifest_and_before_older_ones_go(tmp_path, monkeypatch):
+    """Should the power go at any time, the newest manifest on the disk stands for files that are there too."""
+    checkpoint.save(LOCAL, str(tmp_path), example(6))
+    real, synced = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).relative_to(tmp_path).as_posix())
+        if not (tmp_path / "epoch-0007" / checkpoint.MANIFEST).exists():
+            synced[-1] += " without manifest"
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint.save(LOCAL, str(tmp_path), example(7))
+    assert set(synced[:4]) == {f"epoch-0007/{name} without manifest" for name in checkpoint._FILES}
+    assert synced[4:] == [f"epoch-0007/{checkpoint.MANIFEST}", "epoch-0007", "."]
+    assert checkpoint.epochs(LOCAL, str(tmp_path)) == [6, 7]
 
 
 def test_written_before_there_were_steps_it_is_read():

@@ -32,6 +32,7 @@ from mollify_core.measure.validation import (
     ValidationSet,
     epoch_images,
     judging_note,
+    ranking_note,
     validation_means,
 )
 from mollify_core.mollification import schedule
@@ -410,7 +411,8 @@ def test_the_images_that_choose_come_first_in_the_order_of_all(fraction, digits)
     images = digits.tensors("test").select(range(60))
     judging = judging_rows(images.labels.numpy(), fraction, 3, "print")
     validation = ValidationSet.make(images, seed=3, judging=judging)
-    order = torch.randperm(60, generator=rng.generator(3, "validation order"))
+    # As version 0.1 drew it: its sweeps go on with the same images.
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(rng.derive(3, "validation order")))
     expected = torch.tensor(sorted(order.tolist(), key=set(judging.tolist()).__contains__))
     assert validation.choosing == 60 - len(judging)
     assert torch.equal(expected, order) == (fraction == 0)
@@ -448,6 +450,15 @@ def test_few_images_are_warned_of():
     assert "the 400 that judge cannot tell apart errors closer than about 4.9 points" in judging_note(500, 400)
     assert "the 100 that choose cannot tell apart errors closer than about 9.8 points" in judging_note(100, 400)
     assert "No validation image only judges" in judging_note(10, 0)
+
+
+def test_few_images_for_ranking_by_calibration_are_warned_of():
+    names = ("corrupted_debiased_ece", "clean_debiased_ece", "corrupted_nll")
+    assert ranking_note(names, 2000, 2000) == ""
+    assert ranking_note(("corrupted_nll",), 10, 10) == ""
+    assert "corrupted_debiased_ece needs 500, against the 321 that prune." in ranking_note(names[:1], 2500, 321)
+    said = ranking_note(names, 499, None)
+    assert "needs 500, against the 499 that choose; clean_debiased_ece needs 2000, against the 499" in said
 
 
 # ---- several workers

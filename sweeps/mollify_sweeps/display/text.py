@@ -16,6 +16,7 @@ _NAMES = {
     "brier": "Brier score",
     **dict.fromkeys(("ece", "batch_mean_ece", "matching_ece"), "ECE"),  # by which estimator is said beside the table
     "adaptive_ece": "adaptive ECE",
+    "debiased_ece": "debiased ECE",
     "scaled_nll": "scaled NLL",
     "scaled_ece": "scaled ECE",
     "scaled_adaptive_ece": "scaled adaptive ECE",

@@ -61,7 +61,7 @@ def search(options: Search) -> Sweep:
         MollifyError: something is wrong; one sentence.
     """
     base, trials, spec = _base_recipe(options)
-    objectives = check_objectives(options.objectives)
+    objectives = check_objectives(options.objectives, kept=True)
     _check_search(options, objectives)
     names = methods.check(options.methods or (methods.PLAIN, methods.of_recipe(base)))
     rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
@@ -69,6 +69,7 @@ def search(options: Search) -> Sweep:
     kept = _kept(options, base, prepared)
     if kept is not None:
         return kept
+    check_objectives(objectives)
     base = _searched(options, base)
     side = spec.image_shape[-1]
     searched = space.load(options.space, base, side) if options.space else methods.built_in(names, base, side)

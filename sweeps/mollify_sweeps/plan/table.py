@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mollify_core import precision
 from mollify_core.datasets.split import judging_rows
-from mollify_core.measure.validation import judging_note
+from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan.sweep import Sweep
@@ -32,9 +32,9 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    judging, warning = _judging(sweep)
+    judging, *warnings = _judging(sweep)
     table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
-    if warning:
+    for warning in filter(None, warnings):
         table.add_row("", f"[yellow]{warning}[/]")
     if not prepared.verified:
         table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
@@ -96,13 +96,17 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     console.print(table)
 
 
-def _judging(sweep: Sweep) -> tuple[str, str]:
-    """How many validation images choose and how many only judge, and a warning of too few; empty where all choose."""
-    data, prepared = sweep.base.data, sweep.prepared
+def _judging(sweep: Sweep) -> tuple[str, str, str]:
+    """How many validation images choose and how many only judge, empty where all choose; and warnings of too few."""
+    data, prepared, setup = sweep.base.data, sweep.prepared, sweep.setup
+    judging = 0
+    if data.judging_fraction:
+        labels = prepared.labels("train")
+        held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
+        judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
+    choosing = sweep.validation - judging
+    pruning = None if setup.description.pruner == "none" else epoch_images(sweep.fit, choosing)
+    note = ranking_note(setup.description.objectives, choosing, pruning)
     if not data.judging_fraction:
-        return "", ""
-    labels = prepared.labels("train")
-    held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
-    judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
-    choosing = len(held_out) - judging
-    return f", of which {choosing} choose and {judging} judge", judging_note(choosing, judging)
+        return "", "", note
+    return f", of which {choosing} choose and {judging} judge", judging_note(choosing, judging), note

@@ -16,6 +16,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from mollify_core.checkpoint import make_folder
+from mollify_core.disk import sync
 from mollify_core.errors import StorageError, first_line
 from mollify_sweeps.storage.patience import Patience, retry
 
@@ -116,6 +117,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync(Path(path).parent)
         except OSError:  # a full disk needs its room back
             temporary.unlink(missing_ok=True)
             raise

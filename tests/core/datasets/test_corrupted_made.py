@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_the_set_is_what_the_suite_makes(tmp_path: Path, photographs: Path) -> N
     assert torch.equal(same.cell("fog", 2), result.cell("fog", 2))
     with pytest.raises(ConfigError, match="severity"):
         result.cell("fog", 6)
+
+
+def test_pytorch_has_its_threads_again_afterwards(tmp_path: Path) -> None:
+    """It keeps one number for the process, which new threads and its linear algebra take up."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        made(tmp_path, threads=2)
+        with ThreadPoolExecutor(1) as pool:
+            assert (torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_is_made_once(tmp_path: Path) -> None:

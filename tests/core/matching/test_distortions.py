@@ -238,3 +238,18 @@ def test_wrong_input_is_refused() -> None:
         distort(x, "blur", torch.tensor([0.5, 1.5]), config, seeded())
     with pytest.raises(DataError, match=r"`kind` to be in \[0, 4\], but got 5"):
         distort(x, torch.tensor([0, 5]), d, config, seeded())
+
+
+def test_a_callers_autocast_changes_nothing_and_other_types_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLLIFY_COMPILED", "0")
+    x, d = torch.rand(8, 3, 32, 32, generator=seeded()), torch.linspace(0, 1, 8)
+    pure = [lambda x: gaussian_blur(x, d), lambda x: mosaic(x, d), lambda x: diffuse(x, d, torch.ones(8, 3, 32, 32))]
+    calls = [*pure, *(lambda x, k=kind: distort(x, k, d, Distortions(), seeded()) for kind in KINDS)]
+    for call in calls:
+        expected = call(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = call(x)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+        with pytest.raises(DataError, match=r"to be float32.*, but got torch\.bfloat16"):
+            call(x.bfloat16())

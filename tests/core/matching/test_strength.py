@@ -346,3 +346,5 @@ def test_a_spread_that_favours_the_other_classes_is_refused() -> None:
         strength(torch.rand(3), 2, Matching(spread="others"))
     with pytest.raises(ConfigError, match="`fixed_epsilon` to be at most"):
         strength(torch.rand(3), 2, Matching(spread="others", fixed_epsilon=0.6), "fixed_epsilon")
+    with pytest.raises(ConfigError, match="at least two classes with spread 'others', but got 1"):
+        strength(torch.zeros(3), 1, Matching(spread="others", max_epsilon=0.0))

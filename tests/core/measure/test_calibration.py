@@ -240,3 +240,57 @@ def test_refusals():
     for call in (calibration.ece, calibration.adaptive_ece, calibration.reliability):
         with pytest.raises(ConfigError, match="positive integer"):
             call(*predictions(log_f, labels), 0)
+
+
+def drawn(images: int, surer: float, seed: int, less: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(confidence, correct) of a classifier that is `surer` than it should be; `less` of it is told by the images."""
+    numbers = np.random.default_rng(seed)
+    right = 0.1 + 0.9 / (1 + np.exp(-(2.5 - less + 1.3 * numbers.standard_normal(images))))
+    correct = numbers.random(images) < right
+    return torch.from_numpy(np.clip(right + surer, 0, 1)), torch.from_numpy(correct)
+
+
+def test_debiased_square_is_the_formula() -> None:
+    """By hand: eight images, two bins of four."""
+    confidence, correct = drawn(8, 0.0, 1)
+    gaps = (correct.double() - confidence)[confidence.argsort()].numpy().reshape(2, 4)
+    expected = np.mean(gaps.mean(axis=1) ** 2 - gaps.var(axis=1, ddof=1) / 4)
+    assert calibration.debiased_square(confidence, correct) == pytest.approx(expected, abs=1e-12)
+    assert calibration.debiased_square(confidence[:1], correct[:1]) == 0
+    assert calibration.debiased_square(torch.ones(9), torch.ones(9)) == 0
+    assert calibration.debiased_square(torch.ones(9), torch.zeros(9)) == 1
+
+
+@pytest.mark.parametrize("images", [16, 64, 321])
+def test_debiased_square_is_right_in_the_mean_where_the_ece_is_not(images: int) -> None:
+    draws = [drawn(images, 0.0, seed) for seed in range(400)]
+    found = np.array([calibration.debiased_square(*draw) for draw in draws])
+    assert abs(found.mean()) < 4 * found.std() / 400**0.5
+    assert np.mean([calibration.ece(*draw) for draw in draws]) > 0.03
+    over = np.array([calibration.debiased_square(*drawn(images, 0.05, seed)) for seed in range(400)])
+    many = calibration.debiased_square(*drawn(2_000_000, 0.05, 0))
+    assert abs(over.mean() - many) < 4 * over.std() / 400**0.5 + 1e-4
+
+
+def test_few_images_rank_a_calibrated_model_before_a_surer_one() -> None:
+    """An overconfident model of high confidence against a calibrated one of low: the ECE is sure of the wrong one."""
+    wrong = {"ece": 0, "debiased": 0}
+    for seed in range(50):
+        calibrated = [drawn(321, 0.0, 20 * seed + cell, less=3) for cell in range(20)]
+        surer = [drawn(321, 0.04, 20 * seed + cell) for cell in range(20)]
+        for name, estimate in (("ece", calibration.ece), ("debiased", calibration.debiased_square)):
+            wrong[name] += np.mean([estimate(*c) for c in surer]) < np.mean([estimate(*c) for c in calibrated])
+    assert wrong["ece"] > 45
+    assert wrong["debiased"] <= 5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 1.5, -0.1])
+def test_confidence_that_is_none_is_refused(bad: float) -> None:
+    confidence, correct = torch.tensor([0.3, bad, 0.9]), torch.tensor([1.0, 0.0, 1.0])
+    estimators = (calibration.ece, calibration.adaptive_ece, calibration.reliability, calibration.debiased_square)
+    for estimate in (*estimators, calibration.batch_mean_ece, calibration.matching_ece):
+        with pytest.raises(DataError, match=r"Expected confidences in \[0, 1\], but got"):
+            estimate(confidence, correct)
+    values = torch.stack([confidence] * 5, dim=1)
+    with pytest.raises(DataError, match="Expected confidences"):
+        Metrics().update(values)

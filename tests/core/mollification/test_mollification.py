@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import fft, stats
 
 from mollify_core import labels, rng
+from mollify_core.errors import DataError
 from mollify_core.mollification import degrade, schedule
 from mollify_core.recipe import Mollify
 
@@ -151,6 +152,21 @@ def test_times_follow_the_beta_law(a, b):
     assert stats.kstest(t.numpy(), stats.beta(a, b).cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("a", "b"), [(0.01, 0.01), (0.01, 3.0), (0.1, 0.02), (2.0, 0.01)])
+def test_times_follow_beta_laws_of_small_shapes(a, b):
+    """Their gamma variables are far below what a float holds; the law is compared where float32 resolves t."""
+    t = rng.beta_times(40_000, a, b, rng.generator("small", str(a), str(b))).double().numpy()
+    for point in (1e-30, 1e-9, 1e-3, 0.3, 0.499, 0.501, 0.9, 1 - 1e-6):
+        expected = stats.beta(a, b).cdf(point)
+        assert abs((t < point).mean() - expected) < 4.5 * (max(expected * (1 - expected), 1e-4) / 40_000) ** 0.5
+
+
+def test_times_of_any_positive_shapes_are_times():
+    for shapes in ((5e-324, 5e-324), (1e-300, 1e300), (1e-5, 1e5), (1e300, 1e300)):
+        t = rng.beta_times(1000, *shapes, rng.generator("extreme"))
+        assert bool(((t >= 0) & (t <= 1)).all())
+
+
 def test_roles_come_in_their_shares_and_only_their_rows_change():
     config = Mollify(p_clean=0.2, noise_share=0.75)
     counts = np.zeros(3)
@@ -236,3 +252,23 @@ def test_empty_and_single_batches():
         for role in (0.0, 1.0):
             drawn = schedule.draw(batch, 32, Mollify(p_clean=0, noise_share=role), rng.generator("e"))
             assert degrade.mollify_(x.clone(), drawn, rng.generator("n")).shape == x.shape
+
+
+def test_a_callers_autocast_changes_nothing_and_other_types_are_refused():
+    x, scale = torch.randn(8, 3, 32, 32, generator=rng.generator("x")), torch.linspace(0.3, 20, 8)
+    config = Mollify(p_clean=0.0, both_share=0.3, noise_share=0.3)
+
+    def mollified(x):
+        drawn = schedule.draw(8, 32, config, rng.generator("draw"))
+        return degrade.mollify_(x.clone(), drawn, rng.generator("noise"))
+
+    expected = degrade.heat_blur(x, scale), mollified(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = degrade.heat_blur(x, scale), mollified(x)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+    for wrong in (torch.bfloat16, torch.float16, torch.uint8):
+        for call in (mollified, lambda x: degrade.heat_blur(x, scale), lambda x: degrade.noise(x, scale / 20, x)):
+            with pytest.raises(DataError, match="Expected images to be float32, but got torch"):
+                call(x.to(wrong))

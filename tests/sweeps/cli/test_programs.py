@@ -43,6 +43,7 @@ FIXED = ("--set", "label=fixed", "--set", "fixed_epsilon=0.95")
         ((*DIGITS, "--network", "resnet2"), "did you mean 'resnet"),
         ((*DIGITS, "--objective", "corupted_nll"), "did you mean 'corrupted_nll'"),
         ((*DIGITS, "--objective", "clean_nll,clean_nll"), "several different objectives"),
+        ((*DIGITS, "--objective", "corrupted_ece"), "take 'corrupted_debiased_ece'"),
         ((*DIGITS, "--objective", ","), "one or several different objectives"),
         ((*DIGITS, "--set", "lrr=1"), "did you mean 'lr'"),
         ((*DIGITS, "--set", "lr"), "--set NAME=VALUE, but got 'lr'"),
@@ -139,7 +140,7 @@ def test_a_second_driver_is_refused(capsys):
 
 
 def test_dry_run_starts_nothing(capsys):
-    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error"]) == 0
+    assert main([*DIGITS, "--dry-run", "--objective", "corrupted_nll,clean_error,clean_debiased_ece"]) == 0
     out = capsys.readouterr().out
     for text in (
         "and 434 validation images, of which 215 choose and 219 judge",
@@ -147,6 +148,7 @@ def test_dry_run_starts_nothing(capsys):
         "10; the methods take turns, each with its own search",
         "resnet8, up to 8 epochs",
         "Optuna prunes on one objective only",
+        "rank models by their calibration: clean_debiased_ece needs 2000, against the 215 that choose.",
     ):
         assert text in " ".join(out.split())
     assert "at once" in out
@@ -188,6 +190,18 @@ def test_a_folder_of_images_by_path_and_by_name(capsys, tmp_path):
         assert "60; the methods take turns" in plan
         assert "UNVERIFIED" not in plan
     assert plans[0].split()[:2] == plans[1].split()[:2]  # one sweep: the name is made of the settings
+
+
+def test_a_step_with_one_image_too_few_is_refused(capsys, tmp_path):
+    """Of 52 images in batches of 17 the last step has one; presnet18 shrinks 8 pixels to one."""
+    photos(tmp_path / "photos")
+    command = ("--dataset", "./photos", "--image-size", "8", "--batch-size")
+    says = refused_and_wrote_nothing(capsys, *command, "17")
+    assert "Expected at least two images for a step, since presnet18 normalises over the batch, but 52 images" in says
+    says = refused_and_wrote_nothing(capsys, *command, "25", "--workers-per-trial", "1:2")
+    assert "at least two images for one of 2 workers" in says
+    assert main([*command, "18", "--dry-run"]) == 0
+    assert main([*command, "17", "--network", "resnet8", "--dry-run"]) == 0
 
 
 def test_a_recipe_knows_the_size_of_a_folders_images(capsys, tmp_path):
