@@ -17,7 +17,7 @@ from rich.text import Text
 from mollify_core.errors import ConfigError
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
-from mollify_sweeps.inspection.state import SweepStatus, find, look, look_at_all
+from mollify_sweeps.inspection.state import STATES, SweepStatus, find, look, look_at_all
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.results import REFERENCES
 
@@ -76,9 +76,7 @@ def _progress(sweep: SweepStatus) -> str:
     counts = sweep.counts
     finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "fail"))
     parts = [f"{finished}/{sweep.total}" if sweep.total else str(finished)]
-    words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running"}
-    if sweep.state != "running":
-        words["running"] = "cut off"
+    words = {state: state for state in STATES if state != "waiting"} | {"fail": "failed"}
     return ", ".join(parts + [f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)])
 
 
