@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import shlex
 import tempfile
 import threading
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mollify_core.errors import ConfigError
+from mollify_core.program import shell_command
 from mollify_sweeps.display.page import Section
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.report.build import PAGE, build, write_page
@@ -167,17 +167,17 @@ def _commands(sweep: Sweep) -> list[tuple[str, str]]:
     best, flags = "best_recipe.json", sweep.data_flags
     recipe = f"{sweep.store.uri}/report/{best}" if sweep.store.local else best
     commands = [
-        ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.description.study_url])),
-        ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
+        ("look at the study", shell_command("optuna-dashboard", [sweep.setup.description.study_url])),
+        ("look at the curves", shell_command("tensorboard", ["--logdir", str(sweep.local / "tensorboard")])),
         (
             "train the best again, alone (with `--final`: for use)",
-            shlex.join(["python", "-m", "mollify_core.train", recipe, *flags]),
+            shell_command("-m mollify_core.train", [recipe, *flags]),
         ),
     ]
     tested = _tested(sweep)
     if tested:
-        words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
-        commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
+        typed = shell_command("sweeps/evaluate.py", [sweep.store.uri, "--out", str(tested.parent), *flags])
+        commands.append(("measure it on the test set; the sweep's command then shows that too", typed))
     if sweep.setup.total is None:
         return commands
     return [*commands, ("search on", str(sweep.command.with_trials(2 * sweep.setup.total)))]

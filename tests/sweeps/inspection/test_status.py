@@ -151,7 +151,8 @@ def test_a_clean_stop_is_sound_and_called_stopped(tmp_path):
         assert sweep.trials[assignment["number"]].state == word
         console = Console(width=160, file=io.StringIO(), record=True)
         console.print(show_sweep(sweep))
-        assert f"0/6, 1 {word}" in (text := console.export_text())
+        text = console.export_text()
+        assert f"1 {word}" in text
         assert "running" not in text
         found: list[Finding] = []
         (trial,) = (t for t in study_of(setup).get_trials() if t.state == TrialState.RUNNING)
@@ -252,7 +253,10 @@ def test_all_sweeps_of_a_storage(sweep_in, tmp_path, capsys, monkeypatch):
 def test_continue_says_and_runs_the_command(sweep_in, tmp_path, capsys):
     place = sweep_in(tmp_path, command=COMMAND, cwd=str(tmp_path))
     out = shown(str(place), "--continue", capsys=capsys)
-    assert out == f"cd {tmp_path} && python sweeps/search.py --dataset 'a b' --help\n"
+    assert out.startswith(f"cd {tmp_path} && ")
+    assert out.endswith("sweeps/search.py --dataset 'a b' --help\n")
+    typed = subprocess.run(out, shell=True, capture_output=True, text=True, cwd="/")
+    assert "usage: sweeps/search.py" in typed.stdout, typed.stderr
     program = [sys.executable, str(ROOT / "sweeps/status.py"), str(place), "--continue", "--run"]
     ran = subprocess.run(program, capture_output=True, text=True, cwd="/")
     assert ran.returncode == 0, ran.stderr
