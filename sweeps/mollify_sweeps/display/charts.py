@@ -200,7 +200,7 @@ def heat_map(
             if math.isfinite(value):
                 share = (value - limits[0]) / (limits[1] - limits[0]) if limits[1] > limits[0] else 0.5
                 kind = f" {'d' if diverging else 'h'}{min(STEPS - 1, max(0, int(share * STEPS)))}"
-                number = f"{value:{'+' if diverging else ''}.1f}".replace("-", MINUS)
+                number = f"{value:{'+' if diverging else ''}z.1f}".replace("-", MINUS)
             box = element("rect", x=_n(left + side * j + 1), y=top, width=_n(side - 2), height=22, rx=2)
             inside = _title(f"{text}, {columns[j]}: {number}") + (box if kind else "")
             inside += _text(left + side * (j + 0.5), top + 15.5, number)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mollify_core.errors import ConfigError
+from mollify_sweeps.display.console import moves
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
 from mollify_sweeps.inspection.state import STATES, SweepStatus, find, look, look_at_all
@@ -51,7 +52,7 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     several = any(trial.method for trial in sweep.trials)
     for column in ("trial", *(["method"] if several else []), "state", "epoch", metric, "time"):
-        table.add_column(column, justify="left" if column in ("method", "state") else "right")
+        table.add_column(column, justify="left" if column in ("method", "state") else "right", overflow="fold")
     table.add_column("settings", overflow="fold")
     for trial in sweep.trials:
         value = "" if trial.value is None else f"{trial.value:.4g}"
@@ -133,7 +134,7 @@ def show(where: str, study_url: str | None, *, watch: float | None = None, as_js
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file has no edge at which a row would have to be broken
-    moving = watch is not None and console.is_terminal and not as_json
+    moving = watch is not None and moves(console) and not as_json
     with Live(console=console, auto_refresh=False) if moving else contextlib.nullcontext() as live:
         while True:
             single, stores = find(where)

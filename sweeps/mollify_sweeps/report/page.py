@@ -176,7 +176,7 @@ def _rounded(metric: str, mean: Mean, sign: str = "+") -> list[str]:
     half = scale(metric) * (mean.high - mean.low) / 2
     digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 4
     values = (scale(metric) * value for value in (mean.value, mean.low, mean.high))
-    return [f"{value:{sign}.{digits}f}".replace("-", MINUS) for value in values]
+    return [f"{value:{sign}z.{digits}f}".replace("-", MINUS) if math.isfinite(value) else NONE for value in values]
 
 
 def _intervals(metric: str, found: Mapping[tuple[str, str], Mean | None]) -> list[Html]:
