@@ -20,9 +20,11 @@ from rich.markup import escape
 from mollify_core.errors import ConfigError
 from mollify_core.program import shell_command
 from mollify_sweeps.display.page import Section
+from mollify_sweeps.display.text import label
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.report.build import PAGE, build, write_page
 from mollify_sweeps.report.terminal import print_result
+from mollify_sweeps.report.words import recipe_file
 from mollify_sweeps.storage.patience import retry
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.ledger import Ledger
@@ -70,13 +72,13 @@ class Publication:
         self._seen: dict[str, Any] = {
             "per_image": per_image(self.sweep.store, Results(self.study).compared.values()),
             "evaluation": _tested(self.sweep, there=True),
-            "commands": _commands(self.sweep),
+            "commands": _commands(self.sweep, Results(self.study)),
         }
         notice = functools.partial(_notice, console)
         built = build(self.study, Path(self._folder.name), **self._seen, notice=notice)
         self._store.upload(Path(self._folder.name))
         self._built = True
-        print_result(console, self.study, report_uri=self.page, commands=_commands(self.sweep))
+        print_result(console, self.study, report_uri=self.page, commands=self._seen["commands"])
         return built.best
 
     def add(self, section: Section, name: str, text: str, *, answer: str) -> None:
@@ -162,18 +164,17 @@ def _notice(console: Console, text: str) -> None:
     console.print(f"[yellow]![/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
-def _commands(sweep: Sweep) -> list[tuple[str, str]]:
+def _commands(sweep: Sweep, results: Results) -> list[tuple[str, str]]:
     """What a user may do next: (description, command), without a password."""
-    best, flags = "best_recipe.json", sweep.data_flags
-    recipe = f"{sweep.store.uri}/report/{best}" if sweep.store.local else best
+    flags, folder = sweep.data_flags, f"{sweep.store.uri}/report/" if sweep.store.local else ""
+    wanted = {metric: f"the best on the {label(metric, unit=False)}" for metric in results.leaders} or {"": "the best"}
     commands = [
         ("look at the study", shell_command("optuna-dashboard", [sweep.setup.description.study_url])),
         ("look at the curves", shell_command("tensorboard", ["--logdir", str(sweep.local / "tensorboard")])),
-        (
-            "train the best again, alone (with `--final`: for use)",
-            shell_command("-m mollify_core.train", [recipe, *flags]),
-        ),
     ]
+    for metric, whose in wanted.items():
+        train = shell_command("-m mollify_core.train", [folder + recipe_file(metric), *flags])
+        commands.append((f"train {whose} again, alone (with `--final`: for use)", train))
     tested = _tested(sweep)
     if tested:
         typed = shell_command("sweeps/evaluate.py", [sweep.store.uri, "--out", str(tested.parent), *flags])

@@ -94,7 +94,8 @@ def page(
 
 
 def _opening(results: Results, differences: Differences, tested: Sequence[tuple[str, str, str]]) -> list[Html]:
-    parts = [paragraph(_answer(results, differences), "answer")]
+    parts = [paragraph(words.trade_off(results), "answer"), table(*words.front(results))] if results.leaders else []
+    parts.append(paragraph(_answer(results, differences), "answer"))
     own = differences.get(results.metric, {})
     price = "clean_error" if results.metric.startswith("corrupted") else "corrupted_error"
     who = "best" if ("best", "plain") in own else "paper"

@@ -90,6 +90,17 @@ class Results:
             found[name], names[name] = best[name], f"the best recipe with {METHODS[name].words}"
         return found, names
 
+    @cached_property
+    def leaders(self) -> dict[str, FrozenTrial]:
+        """Objective -> the completed trial that is the best on it; empty where there is only one objective."""
+        if not self.front:
+            return {}
+        found = {}
+        for i, metric in enumerate(self.sweep.objectives):
+            by_value = {(trial.values[i], trial.number): trial for trial in self.completed}
+            found[metric] = by_value[min(by_value)]
+        return found
+
     def of_method(self, name: str) -> list[FrozenTrial]:
         """The completed trials of a method, the best first."""
         return [trial for trial in self.completed if trial.user_attrs.get(METHOD) == name]

@@ -237,6 +237,19 @@ def test_several_objectives(tmp_path: Path) -> None:
     assert report.best == min(done, key=lambda trial: trial.values[0]).number
     assert {path.stem for path in report.files if path.suffix == ".png"} >= {"pareto", "history", "slices", "parallel"}
     assert "curves" not in {path.stem for path in report.files}
+    lowest = {}
+    for i, metric in enumerate(("corrupted_nll", "clean_error")):
+        values = {trial.number: trial.values[i] for trial in done}
+        lowest[metric] = min(values, key=values.__getitem__)
+        recipe = json.loads((tmp_path / f"best_recipe_{metric}.json").read_text())
+        assert recipe["provenance"]["trial"] == lowest[metric], "a recipe, and so a command, for each objective"
+    said = " ".join(printed(study).split())
+    for text in (report.summary, said, html.unescape((tmp_path / "report.html").read_text())):
+        told = text.index("Where one has to be called the best, the first objective decides, the corrupted NLL.")
+        assert f"corrupted NLL is lowest in trial {lowest['corrupted_nll']} and the clean error is lowest in" in text
+        assert told < text.index("on the corrupted NLL, the first objective: trial"), "the front comes first"
+    assert said.index("Pareto front") < said.index("Best recipe for the corrupted NLL")
+    assert "first objective" not in printed(make_study(8)), "there is one only"
     section = report.summary.split("## Best trials")[1].split("##")[0]
     marked = {int(line.split("|")[1].split()[0]) for line in section.splitlines() if "Pareto" in line}
     assert marked == front
