@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from mollify_sweeps.plan import runs
+from mollify_sweeps.plan.options import Resources
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.plan.table import show_plan
 from mollify_sweeps.study import budget, claim, snapshots
@@ -30,6 +31,12 @@ class Carried:
     sweep: Sweep
     study: Ledger | None
     code: int | None
+
+
+def announce(console: Console, resources: Resources) -> None:
+    """Says what takes long before the plan can be shown."""
+    if resources.pack:
+        console.print("Measuring how many trials train the most images together, about half a minute …")
 
 
 def carry_out(console: Console, sweep: Sweep, *, dry_run: bool, confirm: str = "") -> Carried:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import tempfile
 import threading
 import time
@@ -176,7 +177,7 @@ def _commands(sweep: Sweep, results: Results) -> list[tuple[str, str]]:
         train = shell_command("-m mollify_core.train", [folder + recipe_file(metric), *flags])
         commands.append((f"train {whose} again, alone (with `--final`: for use)", train))
     tested = _tested(sweep)
-    if tested:
+    if tested and not _measured(tested, results):
         typed = shell_command("sweeps/evaluate.py", [sweep.store.uri, "--out", str(tested.parent), *flags])
         commands.append(("measure it on the test set; the sweep's command then shows that too", typed))
     if sweep.setup.total is None:
@@ -188,6 +189,12 @@ def _tested(sweep: Sweep, there: bool = False) -> Path | None:
     """Where a measurement on the test set is looked for; `there`: None unless there is one."""
     path = sweep.store.local / "evaluation" / "evaluation.parquet" if sweep.store.local else None
     return path if path and (path.is_file() or not there) else None
+
+
+def _measured(path: Path, results: Results) -> bool:
+    """Whether a measurement on the test set is newer than all that could be measured."""
+    ends = [trial.datetime_complete.timestamp() for trial in results.completed if trial.datetime_complete]
+    return path.is_file() and path.stat().st_mtime > max(ends, default=math.inf)
 
 
 def per_image(store: Store, trials: Iterable[FrozenTrial]) -> dict[int, dict[str, np.ndarray]]:

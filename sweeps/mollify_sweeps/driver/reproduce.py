@@ -23,7 +23,7 @@ from mollify_core.measure.evaluation import LEVELS, cells, summarise
 from mollify_core.recipe import Recipe
 from mollify_sweeps.cluster.connection import cores
 from mollify_sweeps.comparison import grid_report, grids
-from mollify_sweeps.driver.carry_out import Carried, carry_out
+from mollify_sweeps.driver.carry_out import Carried, announce, carry_out
 from mollify_sweeps.evaluation import models
 from mollify_sweeps.evaluation.cells import digest, measure_cells
 from mollify_sweeps.evaluation.evaluator import Measurement
@@ -79,6 +79,7 @@ def reproduce(options: Reproduction) -> int:
     dry_run = options.running.dry_run
     names = options.datasets or _DATA[options.grid]
     wanted = {name: _runs(options, name) for name in names}
+    announce(console, options.running.resources)
     carried: dict[str, Carried] = {}
     for name, sweep in {name: _sweep(options, name, wanted[name]) for name in names}.items():
         carried[name] = carry_out(console, sweep, dry_run=dry_run)

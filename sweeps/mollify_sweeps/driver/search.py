@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from mollify_sweeps.comparison import confirmation, confirmed
-from mollify_sweeps.driver.carry_out import carry_out
+from mollify_sweeps.driver.carry_out import announce, carry_out
 from mollify_sweeps.driver.publishing import Publication, per_image
 from mollify_sweeps.plan import settle
 from mollify_sweeps.plan.options import Search
@@ -23,6 +23,7 @@ def search(options: Search) -> int:
     quiet_optuna()
     confirmation.check(options.confirm)
     dry_run = options.running.dry_run
+    announce(console, options.running.resources)
     sweep = settle.search(options)
     carried = carry_out(console, sweep, dry_run=dry_run, confirm=confirmation.announced(sweep, options.confirm))
     if carried.code is not None:

@@ -43,7 +43,7 @@ class TrialStatus:
         seconds: of training.
         reference: which of the trials with settings that nothing has searched, see `Results.compared`.
         method: that it tries; None where a sweep has no methods.
-        params: the searched settings it trains with.
+        params: the searched settings that have an effect on it.
         failure: why it failed.
     """
 
@@ -240,6 +240,6 @@ def _trial(trial: FrozenTrial, results: Results, driven: bool) -> TrialStatus:
         seconds=sum(answer["seconds"] for answer in known),
         reference=attrs.get("reference"),
         method=attrs.get(METHOD),
-        params=results.searched(trial),
+        params=results.effective(trial),
         failure=failure,
     )

@@ -237,7 +237,7 @@ def _recipe(results: Results, commands: Sequence[tuple[str, str]]) -> list[Html]
     best = results.best
     parts = []
     if best is not None:
-        columns = {name: results.searched(trial) for name, trial in results.compared.items()}
+        columns = {name: results.effective(trial) for name, trial in results.compared.items()}
         searched = words.union(columns.values())
         rows = [[name, *(setting(c[name]) if name in c else NONE for c in columns.values())] for name in searched]
         trials = ", ".join(f"{name}: trial {trial.number}" for name, trial in results.compared.items())
@@ -264,7 +264,7 @@ def _trials(results: Results) -> list[Html]:
 
 
 def _row(results: Results, trial: FrozenTrial, measured: Sequence[str], names: Sequence[str]) -> list[str]:
-    attrs, used = trial.user_attrs, results.searched(trial)
+    attrs, used = trial.user_attrs, results.effective(trial)
     marks = list(filter(None, [words.mark(results, trial)]))
     marks += ["Pareto"] * (trial.number in results.front)
     known = attrs.get("metrics", {}) | dict(zip(results.sweep.objectives, trial.values or [], strict=False))

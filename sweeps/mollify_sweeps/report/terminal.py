@@ -33,7 +33,7 @@ def print_result(
         console.print(table("Pareto front: trials that no other beats on all objectives", *words.front(results)))
         console.print(Text(words.trade_off(results)))
     if best is not None:
-        columns = {n: results.searched(t) for n, t in results.compared.items() if n != "plain" or results.fair}
+        columns = {n: results.effective(t) for n, t in results.compared.items() if n != "plain" or results.fair}
         names = words.union(columns.values())
         rows = [[name, *(setting(c[name]) if name in c else NONE for c in columns.values())] for name in names]
         on = f" for the {label(results.metric, unit=False)}" if results.leaders else ""

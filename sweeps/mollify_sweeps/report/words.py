@@ -211,7 +211,7 @@ def top_trials(results: Results, params: Sequence[str]) -> tuple[list[str], list
     metrics = [m for m in ("clean_error", "corrupted_error") if m not in objectives]
     rows = []
     for trial in results.completed[:TOP] + [t for t in results.completed[TOP:] if t.number in results.front]:
-        attrs, used = trial.user_attrs, results.searched(trial)
+        attrs, used = trial.user_attrs, results.effective(trial)
         notes = [mark(results, trial), "Pareto" if trial.number in results.front else None]
         values = [*trial.values, *(attrs.get("metrics", {}).get(m) for m in metrics)]
         cells = [shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]
