@@ -1,14 +1,22 @@
-"""The frame of every program: a parser that says what is wrong in one sentence, and errors as exit codes."""
+"""The frame of every program: a parser that says what is wrong in one sentence, errors as exit codes, and commands that
+a person is told to type.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from mollify_core.errors import ConfigError, MollifyError
+
+_PROJECT = Path(__file__).resolve().parents[1]
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,3 +57,26 @@ def guarded(
         if stopped:
             print(stopped, file=sys.stderr)
         return interrupted
+
+
+def shell_command(program: str, words: Iterable[str], folder: str | Path | None = None) -> str:
+    """A command that runs when it is typed: by the Python that runs this program, in the way in which it was started.
+
+    Args:
+        program: one of this project's, as "sweeps/search.py"; or a module, as "-m mollify_core.train"; or a tool that
+            is installed beside Python, as "tensorboard".
+        words: its arguments.
+        folder: where it is typed; None is the current folder.
+    """
+    here, ours = Path(folder or os.getcwd()).resolve(), Path(sys.executable)
+    script, module = program.endswith(".py"), program.startswith("-m ")
+    run = ours if script or module else ours.with_name(program)
+    if "UV_RUN_RECURSION_DEPTH" in os.environ and here.is_relative_to(_PROJECT):  # started by `uv run`
+        start = ["uv", "run", run.name]
+    else:
+        known = shutil.which(run.name)
+        found = known is not None and Path(known).parent.resolve() == ours.parent.resolve()
+        start = [run.name if found or not run.is_file() else str(run)]
+    if script:
+        start.append(program if here == _PROJECT else str(_PROJECT / program))
+    return shlex.join([*start, *(program.split() if module else ()), *words])

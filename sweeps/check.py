@@ -20,7 +20,7 @@ what is proved:
   - each trial's recipe is the base recipe with its parameters, and the same in the study, its folder and checkpoints
   - metrics.jsonl agrees with the study, and validation.npz too where all images that choose also judge
   - a pruned trial was told to stop by the stored answer of the pruner, and no other one was
-  - no trial is left running, unless a driver on this machine holds the sweep
+  - no trial was cut off: each has ended, or was stopped with its driver, or a driver on this machine holds the sweep
   - every checkpoint is whole: the sha256 of each of its files
   - the snapshot in object storage of a study in SQLite opens and is not behind
 

@@ -36,8 +36,8 @@ class Mean:
 
     @property
     def spans_zero(self) -> bool:
-        """Whether the interval holds 0: as a difference it tells nothing apart."""
-        return self.low <= 0 <= self.high
+        """Whether the interval holds 0, or there is none: as a difference it tells nothing apart."""
+        return not (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def mean(values: Sequence[float]) -> Mean:
 def paired_interval(first: np.ndarray, second: np.ndarray) -> Mean:
     """Mean of first - second over images, and its 95 % interval by the normal approximation of paired differences.
 
+    There is no interval where they do not vary: they then say nothing of other images.
+
     Args:
         first, second: (images,) float, image by image; at least two.
 
@@ -92,8 +94,10 @@ def paired_interval(first: np.ndarray, second: np.ndarray) -> Mean:
             f"Expected per-image values of the same images, but got shapes {first.shape} and {second.shape}"
         )
     difference = first.astype(np.float64) - second
-    half = statistics.NormalDist().inv_cdf(0.975) * difference.std(ddof=1) / math.sqrt(difference.size)
     mean = float(difference.mean())
+    if not _vary(difference):
+        return Mean(mean, math.nan, math.nan, difference.size)
+    half = statistics.NormalDist().inv_cdf(0.975) * difference.std(ddof=1) / math.sqrt(difference.size)
     return Mean(mean, mean - float(half), mean + float(half), difference.size)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mollify_core.errors import ConfigError, SweepError, first_line
+from mollify_core.program import shell_command
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -76,7 +77,9 @@ def submit(job: Job) -> int:
         except Exception as error:  # requests', or Ray's plain RuntimeError
             raise SweepError(f"The cluster at {address} has not taken the job: {first_line(error)}") from None
     print(f"job {name} runs on {address}; Ctrl-C stops following it, not the job", flush=True)
-    ray = "RAY_AUTH_MODE=token ray" if os.environ.get("RAY_AUTH_MODE") == "token" else "ray"  # its CLI does not look
+    ray = shell_command("ray", [])
+    if os.environ.get("RAY_AUTH_MODE") == "token":  # its CLI does not look
+        ray = f"RAY_AUTH_MODE=token {ray}"
     at = f"--address {address} {name}"
     later = f"the job goes on\n  look again: {ray} job logs --follow {at}\n  stop it:    {ray} job stop {at}"
     try:

@@ -87,5 +87,5 @@ class Linear:
 def short(value: float) -> str:
     """A number in few characters: three digits."""
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}"
+        return f"{value:z.3g}"
     return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")

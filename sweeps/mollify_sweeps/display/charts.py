@@ -26,6 +26,7 @@ _SHAPES = {
     "paper": "M0-1.25 1.25 0 0 1.25-1.25 0Z",
     "plain": "M-.9-.9H.9V.9H-.9Z",
     "failed": "M-.8-.8 .8 .8M.8-.8-.8 .8",
+    "beyond": "M0-1.9 1.6 1.1-1.6 1.1Z",
 }
 _CIRCLE = "M-.8 0A.8 .8 0 1 1 .8 0A.8 .8 0 1 1-.8 0Z"
 
@@ -200,7 +201,7 @@ def heat_map(
             if math.isfinite(value):
                 share = (value - limits[0]) / (limits[1] - limits[0]) if limits[1] > limits[0] else 0.5
                 kind = f" {'d' if diverging else 'h'}{min(STEPS - 1, max(0, int(share * STEPS)))}"
-                number = f"{value:{'+' if diverging else ''}.1f}".replace("-", MINUS)
+                number = f"{value:{'+' if diverging else ''}z.1f}".replace("-", MINUS)
             box = element("rect", x=_n(left + side * j + 1), y=top, width=_n(side - 2), height=22, rx=2)
             inside = _title(f"{text}, {columns[j]}: {number}") + (box if kind else "")
             inside += _text(left + side * (j + 0.5), top + 15.5, number)

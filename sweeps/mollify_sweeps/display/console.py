@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -17,12 +17,36 @@ def progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of plain texts; the first column is words, the others numbers."""
-    made = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
-    made.padding = (0, 1, 0, 0)
-    for index, name in enumerate(header):
-        made.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
-    for row in rows:
-        made.add_row(*map(Text, row))
-    return made
+def moves(console: Console) -> bool:
+    """Whether what is shown can be overwritten: a terminal, and one that knows how."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
+    """A table of plain texts; the first column is words, the others numbers.
+
+    Where the terminal is too narrow for it, every number has a line of its own: none is ever cut.
+    """
+    return _Whole(title, header, rows)
+
+
+class _Whole:
+    def __init__(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        self._title, self._header, self._rows = title, list(header), [list(row) for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for index, name in enumerate(self._header):
+            made.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
+        for row in self._rows:
+            made.add_row(*map(Text, row))
+        yield Text(f"\n{self._title}", style="bold")
+        lines = console.render_lines(made, options, pad=False)
+        written = ["".join(segment.text for segment in line) for line in lines]
+        if all(any(cell in line for line in written) for row in self._rows for cell in row):
+            yield made
+            return
+        for first, *numbers in self._rows:
+            yield Text(first, overflow="fold")
+            for name, number in zip(self._header[1:], numbers, strict=True):
+                yield Text(f"  {name}: {number}", overflow="fold")

@@ -120,4 +120,4 @@ def heat_map(
         if np.isfinite(value):
             red, green, blue, _ = image.cmap(norm(value))
             ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
-            axes.text(j, i, f"{value:{sign}.1f}", ha="center", va="center", fontsize=8, color=ink)
+            axes.text(j, i, f"{value:{sign}z.1f}", ha="center", va="center", fontsize=8, color=ink)

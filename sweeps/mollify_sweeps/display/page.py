@@ -306,6 +306,7 @@ svg .title{fill:var(--ink);font-weight:560}
 .mark{fill:var(--c);stroke:var(--card);stroke-width:1}
 .mark.pruned{fill:var(--card);stroke:var(--c);stroke-width:1.5}
 .mark.failed{fill:none;stroke:var(--ink);stroke-width:1.6}
+.mark.beyond{fill:none;stroke:var(--ink);stroke-width:1}
 .bar-fill{fill:var(--fill)}
 .span{stroke:var(--c);stroke-width:2.4;stroke-linecap:round}
 .q0{stroke-opacity:1}.q1{stroke-opacity:.75}.q2{stroke-opacity:.5}.q3{stroke-opacity:.32}.q4{stroke-opacity:.2}

@@ -45,7 +45,7 @@ def shown(metric: str, value: float | None, sign: str = "") -> str:
     """A metric's value with four digits, in per cent where that is customary; `sign` as in format()."""
     if value is None or not math.isfinite(value):
         return NONE
-    return f"{scale(metric) * value:{sign}#.4g}".rstrip(".")
+    return f"{scale(metric) * value:{sign}z#.4g}".rstrip(".")
 
 
 def setting(value: Any) -> str:

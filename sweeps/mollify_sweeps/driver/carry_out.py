@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mollify_sweeps.driver.publishing import RunningPage
 from mollify_sweeps.plan import runs
+from mollify_sweeps.plan.options import Resources
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.plan.table import show_plan
 from mollify_sweeps.study import budget, claim, snapshots
@@ -36,6 +37,12 @@ class Carried:
     def failed(self) -> bool:
         """Whether too many of its trials failed: it has something to report, but nothing may build on it."""
         return self.code == 1
+
+
+def announce(console: Console, resources: Resources) -> None:
+    """Says what takes long before the plan can be shown."""
+    if resources.pack:
+        console.print("Measuring how many trials train the most images together, about half a minute …")
 
 
 def carry_out(

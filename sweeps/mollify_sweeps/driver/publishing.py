@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import shlex
+import math
 import tempfile
 import threading
 import time
@@ -19,13 +19,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from mollify_core.errors import ConfigError
+from mollify_core.program import shell_command
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
 from mollify_sweeps.comparison.confirmation import Confirmation
 from mollify_sweeps.comparison.crossing import Plan
+from mollify_sweeps.display.text import label
 from mollify_sweeps.plan.options import Confirm
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.report.build import PAGE, build, write_page
 from mollify_sweeps.report.terminal import print_result
+from mollify_sweeps.report.words import recipe_file
 from mollify_sweeps.storage.patience import retry
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.description import Description
@@ -74,13 +77,13 @@ class Publication:
         self._seen: dict[str, Any] = {
             "per_image": per_image(self.sweep.store, Results(self.study).compared.values()),
             "evaluation": _tested(self.sweep.store, there=True),
-            "commands": _commands(self.sweep),
+            "commands": _commands(self.sweep, Results(self.study)),
         }
         notice = functools.partial(_notice, console)
         built = build(self.study, Path(self._folder.name), **self._seen, notice=notice)
         self._store.upload(Path(self._folder.name))
         self._built = True
-        print_result(console, self.study, report_uri=self.page, commands=_commands(self.sweep))
+        print_result(console, self.study, report_uri=self.page, commands=self._seen["commands"])
         return built.best
 
     def add(self, found: Confirmation) -> None:
@@ -218,22 +221,21 @@ def _notice(console: Console, text: str) -> None:
     console.print(f"[yellow]![/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
-def _commands(sweep: Sweep) -> list[tuple[str, str]]:
+def _commands(sweep: Sweep, results: Results) -> list[tuple[str, str]]:
     """What a user may do next: (description, command), without a password."""
-    best, flags = "best_recipe.json", sweep.data_flags
-    recipe = f"{sweep.store.uri}/report/{best}" if sweep.store.local else best
+    flags, folder = sweep.data_flags, f"{sweep.store.uri}/report/" if sweep.store.local else ""
+    wanted = {metric: f"the best on the {label(metric, unit=False)}" for metric in results.leaders} or {"": "the best"}
     commands = [
-        ("look at the study", shlex.join(["optuna-dashboard", sweep.setup.description.study_url])),
-        ("look at the curves", shlex.join(["tensorboard", "--logdir", str(sweep.local / "tensorboard")])),
-        (
-            "train the best again, alone (with `--final`: for use)",
-            shlex.join(["python", "-m", "mollify_core.train", recipe, *flags]),
-        ),
+        ("look at the study", shell_command("optuna-dashboard", [sweep.setup.description.study_url])),
+        ("look at the curves", shell_command("tensorboard", ["--logdir", str(sweep.local / "tensorboard")])),
     ]
+    for metric, whose in wanted.items():
+        train = shell_command("-m mollify_core.train", [folder + recipe_file(metric), *flags])
+        commands.append((f"train {whose} again, alone (with `--final`: for use)", train))
     tested = _tested(sweep.store)
-    if tested:
-        words = ["python", "sweeps/evaluate.py", sweep.store.uri, "--out", str(tested.parent), *flags]
-        commands.append(("measure it on the test set; the sweep's command then shows that too", shlex.join(words)))
+    if tested and not _measured(tested, results):
+        typed = shell_command("sweeps/evaluate.py", [sweep.store.uri, "--out", str(tested.parent), *flags])
+        commands.append(("measure it on the test set; the sweep's command then shows that too", typed))
     if sweep.setup.total is None:
         return commands
     return [*commands, ("search on", str(sweep.command.with_trials(2 * sweep.setup.total)))]
@@ -243,6 +245,12 @@ def _tested(store: Store, there: bool = False) -> Path | None:
     """Where a measurement on the test set is looked for; `there`: None unless there is one."""
     path = store.local / "evaluation" / "evaluation.parquet" if store.local else None
     return path if path and (path.is_file() or not there) else None
+
+
+def _measured(path: Path, results: Results) -> bool:
+    """Whether a measurement on the test set is newer than all that could be measured."""
+    ends = [trial.datetime_complete.timestamp() for trial in results.completed if trial.datetime_complete]
+    return path.is_file() and path.stat().st_mtime > max(ends, default=math.inf)
 
 
 def per_image(store: Store, trials: Iterable[FrozenTrial]) -> dict[int, dict[str, np.ndarray]]:

@@ -26,7 +26,7 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.cluster.connection import cores
 from mollify_sweeps.comparison import grid_report, grids, tuning
 from mollify_sweeps.comparison.tuning import Tuned
-from mollify_sweeps.driver.carry_out import Carried, carry_out
+from mollify_sweeps.driver.carry_out import Carried, announce, carry_out
 from mollify_sweeps.evaluation import models
 from mollify_sweeps.evaluation.cells import digest, measure_cells
 from mollify_sweeps.evaluation.evaluator import Measurement
@@ -88,6 +88,7 @@ def reproduce(options: Reproduction) -> int:
     dry_run = options.running.dry_run
     names = options.datasets or _DATA[options.grid]
     wanted = {name: _runs(options, name) for name in names}
+    announce(console, options.running.resources)
     settled = {name: _sweep(options, name, wanted[name]) for name in names}
     trying = {name: _trying(options, name, settled[name], wanted[name]) for name in names if options.tune}
     rates: dict[str, dict[str, Tuned]] = {}

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mollify_sweeps.comparison import confirmation
 from mollify_sweeps.comparison.outlook import outlook
-from mollify_sweeps.driver.carry_out import carry_out
+from mollify_sweeps.driver.carry_out import announce, carry_out
 from mollify_sweeps.driver.publishing import Publication, per_image, read_confirmation, searching
 from mollify_sweeps.plan import settle
 from mollify_sweeps.plan.options import Search
@@ -30,6 +30,7 @@ def search(options: Search) -> int:
     quiet_optuna()
     confirmation.check(options.confirm)
     dry_run = options.running.dry_run
+    announce(console, options.running.resources)
     sweep = settle.search(options)
     announced = confirmation.announced(sweep, options.confirm)
     carried = carry_out(console, sweep, dry_run=dry_run, confirm=announced, page=searching(sweep))

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from mollify_core import provenance
 from mollify_core.augment.names import SOFT
 from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.evaluation import CHUNK, Cell, cells, summarise
+from mollify_sweeps.display.console import table
 from mollify_sweeps.display.text import NONE, label, scale
 from mollify_sweeps.evaluation import report
 from mollify_sweeps.evaluation.cells import digest, measure_cells
@@ -108,15 +108,12 @@ def _print(console: Console, rows: Sequence[dict[str, Any]], metadata: dict[str,
     """The main figures of every model; the rest stands in the summary."""
     found = {name: [row for row in rows if row["model"] == name] for name in metadata["models"]}
     columns = [f"{scope}_{metric}" for metric in ("error", "nll", "ece") for scope in ("clean", "corrupted")]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    for name in (*columns, "mce"):
-        table.add_column("mCE (%)" if name == "mce" else label(name).replace(" ", "\n", 1), justify="right")
+    lines = []
     for model, own in found.items():
         values = summarise(own, found[metadata["reference"]])
         shown = [f"{scale(name) * values[name]:#.4g}" if name in values else NONE for name in columns]
-        table.add_row(model, *shown, f"{100 * values['mce']:#.4g}" if "mce" in values else NONE)
-    console.print(table)
+        lines.append([model, *shown, f"{100 * values['mce']:#.4g}" if "mce" in values else NONE])
+    console.print(table("Measured on the test set", ["model", *map(label, columns), "mCE (%)"], lines))
     if any(row["kind"] == "corruption" for row in rows):
         console.print(f"mCE: relative to {metadata['reference']}", highlight=False)
 

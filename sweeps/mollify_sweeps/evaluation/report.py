@@ -317,7 +317,7 @@ def _count(numbers: Numbers) -> str:
 def _shown(metric: str, value: float | None, sign: str = "") -> str:
     if value is None or not math.isfinite(value):
         return NONE
-    return f"{100 * value:{sign}.2f}" if scale(metric) == 100 else f"{value:{sign}.4f}"
+    return f"{100 * value:{sign}z.2f}" if scale(metric) == 100 else f"{value:{sign}z.4f}"
 
 
 def _quantity(metric: str, value: float) -> str:

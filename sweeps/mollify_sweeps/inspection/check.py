@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mollify_core.errors import ConfigError, DataError, MollifyError, StorageError, first_line
 from mollify_sweeps.inspection.check_trial import Files, Finding, TrialCheck, numbers
+from mollify_sweeps.inspection.state import state_of
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
 from mollify_sweeps.study.database import Location, differences, quiet_optuna, study_errors
@@ -113,7 +114,7 @@ class Check:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self.findings.append(Finding(trial.number, f"cannot be read, the study is damaged: {error!r}"))
             verified += checked.verified
-        states = Counter(trial.state.name.lower() for trial in trials)
+        states = Counter(state_of(trial, driven=driver is not None) for trial in trials)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         self.summary = f"{len(trials)} trials ({counts}), {verified} checkpoints verified"
 

@@ -23,7 +23,7 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.database import FAILURES
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.ledger import METHOD
+from mollify_sweeps.study.ledger import METHOD, STOPPED
 from mollify_sweeps.study.space import varied
 
 Files = dict[str, FileInfo]
@@ -78,7 +78,9 @@ class TrialCheck:
         elif self._state == "RUNNING" and driven:
             self._note(f"is running, {self._epochs} epochs so far")
         else:
-            if self._state == "RUNNING":
+            if self._state == "RUNNING" and self._attrs.get(STOPPED):
+                self._note(f"was stopped after {self._epochs} epochs; the sweep's command goes on with it")
+            elif self._state == "RUNNING":
                 self._find("is left running, and no driver on this machine holds the sweep")
             self._check_recipe()
             self._check_values()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mollify_sweeps
 from mollify_core.errors import ConfigError, SweepError
+from mollify_core.program import shell_command
 from mollify_sweeps.inspection.state import PROGRAMS, SweepStatus
 from mollify_sweeps.study import claim
 
@@ -64,8 +65,8 @@ def command_of(sweep: SweepStatus) -> str:
     """
     if sweep.command is None or sweep.program not in PROGRAMS:
         raise ConfigError(f"The command of sweep {sweep.name!r} was not kept; repeat the one that started it")
-    command = shlex.join(["python", sweep.program, *sweep.command])
-    return f"cd {shlex.quote(sweep.folder)} && {command}" if sweep.folder else command
+    typed = shell_command(sweep.program, sweep.command, sweep.folder)
+    return f"cd {shlex.quote(sweep.folder)} && {typed}" if sweep.folder else typed
 
 
 def go_on(sweep: SweepStatus) -> None:
@@ -74,12 +75,12 @@ def go_on(sweep: SweepStatus) -> None:
     Raises:
         ConfigError: it was not kept, is not whole, cannot be run here, or runs already.
     """
-    command = command_of(sweep)
+    typed = command_of(sweep)
     assert sweep.command is not None
     if sweep.state == "running":
         process = f"process {sweep.pid}" if sweep.pid else "a process elsewhere"
         raise ConfigError(f"Expected a sweep that does not run, but {sweep.name!r} is being run by {process}")
-    if ":***@" in command:
+    if ":***@" in typed:
         raise ConfigError("The password in --study-url was not kept; type the command with it")
     if sweep.folder and not Path(sweep.folder).is_dir():
         raise ConfigError(f"Sweep {sweep.name!r} was started in {sweep.folder!r}, which is not on this machine")

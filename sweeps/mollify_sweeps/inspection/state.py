@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pyarrow import fs
 
 from mollify_core.errors import ConfigError, MollifyError, StorageError, first_line
@@ -21,13 +21,14 @@ from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
 from mollify_sweeps.study.database import FINISHED, answers
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.ledger import METHOD
+from mollify_sweeps.study.ledger import METHOD, STOPPED
 from mollify_sweeps.study.reading import Reading, kept, name_of
 from mollify_sweeps.study.results import Results, settings_of
 
 PROGRAMS = ("sweeps/search.py", "sweeps/reproduce.py")
 """What may be called to go on with a sweep."""
-STATES = ("complete", "pruned", "fail", "running", "waiting")
+STATES = ("complete", "pruned", "fail", "running", "stopped", "cut off", "waiting")
+"""Of a trial. Without a driver it does not run: it was stopped with its driver, or cut off when that was killed."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,14 @@ class TrialStatus:
     """One trial.
 
     Attributes:
-        number, state: as in the study; the state is one of `STATES`.
+        number: as in the study.
+        state: one of `STATES`.
         value: first objective: measured at the end, else of the last epoch; None before the first.
         epoch, epochs: done, and when it is not pruned.
         seconds: of training.
         reference: which of the trials with settings that nothing has searched, see `Results.compared`.
         method: that it tries; None where a sweep has no methods.
-        params: the searched settings it trains with.
+        params: the searched settings that have an effect on it.
         failure: why it failed.
     """
 
@@ -171,15 +173,15 @@ def _status(
 ) -> SweepStatus:
     live, copied, started = reading.live, reading.copied, known.started if known else None
     frozen = results.trials if results else []
-    trials = [_trial(trial, results) for trial in frozen] if results else []
-    counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
     total = started.trials if started else None
-    ended = sum(counts[state.name.lower()] for state in FINISHED)
-    done = ended >= total if total is not None else reported and not counts["running"]
+    ended, running = sum(t.state in FINISHED for t in frozen), any(t.state == TrialState.RUNNING for t in frozen)
+    done = ended >= total if total is not None else reported and not running
     beside = store.local or (live.parent if live else signed[1])
     driver = (claim.driver_of(beside) if beside else None) or signed[0]
-    if driver is None and copied is not None and time.time() - copied < claim.FRESH and counts["running"]:
+    if driver is None and copied is not None and time.time() - copied < claim.FRESH and running:
         driver = None, started.host if started else None  # on another machine, which copies its study here
+    trials = [_trial(trial, results, driver is not None) for trial in frozen] if results else []
+    counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
     moments = [m.timestamp() for t in frozen for m in (t.datetime_start, t.datetime_complete) if m]
     created = datetime.datetime.fromisoformat(known.created).timestamp() if known and known.created else None
     best = results.best if results else None
@@ -218,19 +220,26 @@ def look_at_all(stores: list[Store], study_url: str | None = None) -> list[Sweep
     return sweeps
 
 
-def _trial(trial: FrozenTrial, results: Results) -> TrialStatus:
+def state_of(trial: FrozenTrial, driven: bool) -> str:
+    """The state of a trial, one of `STATES`; `driven`: whether a driver is at work."""
+    if trial.state != TrialState.RUNNING or driven:
+        return trial.state.name.lower()
+    return "stopped" if trial.user_attrs.get(STOPPED) else "cut off"
+
+
+def _trial(trial: FrozenTrial, results: Results, driven: bool) -> TrialStatus:
     attrs, known = trial.user_attrs, answers(trial)
     value = trial.values[0] if trial.values else known[-1]["values"][0] if known else None
     failure = f"{attrs['failure']}: {attrs.get('failure_message', '')}" if "failure" in attrs else None
     return TrialStatus(
         number=trial.number,
-        state=trial.state.name.lower(),
+        state=state_of(trial, driven),
         value=value if value is not None and math.isfinite(value) else None,
         epoch=len(known),
         epochs=settings_of(trial).get("epochs"),
         seconds=sum(answer["seconds"] for answer in known),
         reference=attrs.get("reference"),
         method=attrs.get(METHOD),
-        params=results.searched(trial),
+        params=results.effective(trial),
         failure=failure,
     )

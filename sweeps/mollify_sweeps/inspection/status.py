@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mollify_core.errors import ConfigError
+from mollify_sweeps.display.console import moves
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
-from mollify_sweeps.inspection.state import SweepStatus, find, look, look_at_all
+from mollify_sweeps.inspection.state import STATES, SweepStatus, find, look, look_at_all
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.results import REFERENCES
 
@@ -51,7 +52,7 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     several = any(trial.method for trial in sweep.trials)
     for column in ("trial", *(["method"] if several else []), "state", "epoch", metric, "time"):
-        table.add_column(column, justify="left" if column in ("method", "state") else "right")
+        table.add_column(column, justify="left" if column in ("method", "state") else "right", overflow="fold")
     table.add_column("settings", overflow="fold")
     for trial in sweep.trials:
         value = "" if trial.value is None else f"{trial.value:.4g}"
@@ -76,9 +77,7 @@ def _progress(sweep: SweepStatus) -> str:
     counts = sweep.counts
     finished = sum(counts.get(state, 0) for state in ("complete", "pruned", "fail"))
     parts = [f"{finished}/{sweep.total}" if sweep.total else str(finished)]
-    words = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running"}
-    if sweep.state != "running":
-        words["running"] = "cut off"
+    words = {state: state for state in STATES if state != "waiting"} | {"fail": "failed"}
     return ", ".join(parts + [f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)])
 
 
@@ -135,7 +134,7 @@ def show(where: str, study_url: str | None, *, watch: float | None = None, as_js
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file has no edge at which a row would have to be broken
-    moving = watch is not None and console.is_terminal and not as_json
+    moving = watch is not None and moves(console) and not as_json
     with Live(console=console, auto_refresh=False) if moving else contextlib.nullcontext() as live:
         while True:
             single, stores = find(where)

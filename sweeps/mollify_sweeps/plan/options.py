@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field, replace
 
 from mollify_core.datasets.options import DataOptions
+from mollify_core.program import shell_command
 from mollify_sweeps.cluster.workers import Workers
 
 
@@ -85,7 +85,7 @@ class Command:
 
     def __str__(self) -> str:
         """As it is typed into a shell."""
-        return shlex.join(["python", self.program, *self.words])
+        return shell_command(self.program, self.words)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import optuna
 
 from mollify_core.errors import StorageError
 from mollify_sweeps.report.summary import summary
-from mollify_sweeps.report.words import PerImage, best_recipe, union
+from mollify_sweeps.report.words import PerImage, best_recipe, recipes, union
 from mollify_sweeps.study.ledger import METHOD, Ledger
 from mollify_sweeps.study.results import Results, settings_of
 
@@ -70,13 +70,9 @@ def build(
     best = results.best
     text = summary(results, per_image or {})
     files = [_write(out / "trials.parquet", partial(_write_trials, results))]
-    if best is not None:
-        recipe = json.dumps(best_recipe(results, best), indent=2) + "\n"
-        files.append(_write(out / "best_recipe.json", partial(_write_text, recipe)))
-    for name in results.sweep.methods:
-        for first in results.of_method(name)[:1]:
-            recipe = json.dumps(best_recipe(results, first), indent=2) + "\n"
-            files.append(_write(out / f"best_recipe_{name}.json", partial(_write_text, recipe)))
+    for name, first in recipes(results).items():
+        recipe = json.dumps(best_recipe(results, first), indent=2) + "\n"
+        files.append(_write(out / name, partial(_write_text, recipe)))
     files.append(_write(out / "summary.md", partial(_write_text, text)))
     files.append(write_page(results, out / PAGE, per_image=per_image, evaluation=evaluation, commands=commands))
     from mollify_sweeps.display.figures import pngs  # matplotlib is slow to import

@@ -94,7 +94,8 @@ def page(
 
 
 def _opening(results: Results, differences: Differences, tested: Sequence[tuple[str, str, str]]) -> list[Html]:
-    parts = [paragraph(_answer(results, differences), "answer")]
+    parts = [paragraph(words.trade_off(results), "answer"), table(*words.front(results))] if results.leaders else []
+    parts.append(paragraph(_answer(results, differences), "answer"))
     own = differences.get(results.metric, {})
     price = "clean_error" if results.metric.startswith("corrupted") else "corrupted_error"
     who = "best" if ("best", "plain") in own else "paper"
@@ -176,7 +177,7 @@ def _rounded(metric: str, mean: Mean, sign: str = "+") -> list[str]:
     half = scale(metric) * (mean.high - mean.low) / 2
     digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 4
     values = (scale(metric) * value for value in (mean.value, mean.low, mean.high))
-    return [f"{value:{sign}.{digits}f}".replace("-", MINUS) for value in values]
+    return [f"{value:{sign}z.{digits}f}".replace("-", MINUS) if math.isfinite(value) else NONE for value in values]
 
 
 def _intervals(metric: str, found: Mapping[tuple[str, str], Mean | None]) -> list[Html]:
@@ -236,7 +237,7 @@ def _recipe(results: Results, commands: Sequence[tuple[str, str]]) -> list[Html]
     best = results.best
     parts = []
     if best is not None:
-        columns = {name: results.searched(trial) for name, trial in results.compared.items()}
+        columns = {name: results.effective(trial) for name, trial in results.compared.items()}
         searched = words.union(columns.values())
         rows = [[name, *(setting(c[name]) if name in c else NONE for c in columns.values())] for name in searched]
         trials = ", ".join(f"{name}: trial {trial.number}" for name, trial in results.compared.items())
@@ -263,7 +264,7 @@ def _trials(results: Results) -> list[Html]:
 
 
 def _row(results: Results, trial: FrozenTrial, measured: Sequence[str], names: Sequence[str]) -> list[str]:
-    attrs, used = trial.user_attrs, results.searched(trial)
+    attrs, used = trial.user_attrs, results.effective(trial)
     marks = list(filter(None, [words.mark(results, trial)]))
     marks += ["Pareto"] * (trial.number in results.front)
     known = attrs.get("metrics", {}) | dict(zip(results.sweep.objectives, trial.values or [], strict=False))

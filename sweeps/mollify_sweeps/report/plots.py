@@ -32,6 +32,7 @@ _MARKS: dict[str, dict[str, Any]] = {
     "done": {"color": GREY, "s": 34, "alpha": 0.85, "lw": 0},
     "pruned": {"facecolor": "white", "edgecolor": GREY, "s": 30, "lw": 1.3},
     "failed": {"color": "black", "marker": "x", "s": 36, "lw": 1.3},
+    "beyond": {"facecolor": "none", "edgecolor": "black", "marker": "^", "s": 90, "lw": 1.0},
 }
 _LINES: dict[str, dict[str, Any]] = {
     **{kind: {"color": color, "lw": 2.4} for kind, color in COLORS.items()},
@@ -121,7 +122,6 @@ def _grid(results: Results, title: str, pictures: Sequence[Picture], *, small: b
         _draw(axes, picture, names, 0.6 if small else 1)
         axes.tick_params(axis="x", labelsize=8 if small else None)
         axes.set_ylabel("" if small and index % columns else picture.labels[1])
-    grid[0, -1].set_title(views.BEYOND, loc="right", fontsize=8, color="#666666")
     _legend(made, names)
     return made
 

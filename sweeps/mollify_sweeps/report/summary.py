@@ -13,6 +13,8 @@ def summary(results: Results, per_image: PerImage) -> str:
     sweep = results.sweep
     lines = [] if sweep.verified else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Sweep {sweep.name}: {sweep.dataset}, {sweep.network}", "", f"## {words.question(results)}", ""]
+    if results.leaders:
+        lines += [words.trade_off(results), "", markdown(*words.front(results)), ""]
     lines += [words.verdict(results), ""]
     if results.completed:
         lines += [markdown(*words.comparison(results)), ""]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mollify_sweeps.display.console import table
-from mollify_sweeps.display.text import NONE, UNVERIFIED, setting
+from mollify_sweeps.display.text import NONE, UNVERIFIED, label, setting
 from mollify_sweeps.report import words
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.results import Results
@@ -29,11 +29,15 @@ def print_result(
     if not sweep.verified:
         console.print(Text(UNVERIFIED, style="bold red"))
     console.rule(Text(f"{sweep.name}: {sweep.dataset}, {sweep.network}"))
+    if results.leaders:
+        console.print(table("Pareto front: trials that no other beats on all objectives", *words.front(results)))
+        console.print(Text(words.trade_off(results)))
     if best is not None:
-        columns = {n: results.searched(t) for n, t in results.compared.items() if n != "plain" or results.fair}
+        columns = {n: results.effective(t) for n, t in results.compared.items() if n != "plain" or results.fair}
         names = words.union(columns.values())
         rows = [[name, *(setting(c[name]) if name in c else NONE for c in columns.values())] for name in names]
-        console.print(table(f"Best recipe (trial {best.number})", ["setting", *columns], rows))
+        on = f" for the {label(results.metric, unit=False)}" if results.leaders else ""
+        console.print(table(f"Best recipe{on} (trial {best.number})", ["setting", *columns], rows))
         room = max(0, (console.width - 70) // 14)  # the rest of the parameters is in the report
         console.print(table("Best trials", *words.top_trials(results, list(sweep.space)[:room])))
         console.print(table(words.question(results), *words.comparison(results)))

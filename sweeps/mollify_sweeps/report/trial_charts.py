@@ -35,7 +35,7 @@ def expected(results: Results) -> list[Html]:
         "trials count as the worst that finished."
     )
     drawn = [figure(_plot(one, one.labels), one.name) for one in shown]
-    return [figures(*drawn), legend(views.methods(results).items()), paragraph(text, "note")]
+    return [figures(*drawn), legend((views.methods(results) | views.beyond(*shown)).items()), paragraph(text, "note")]
 
 
 def importances(results: Results) -> list[Html]:

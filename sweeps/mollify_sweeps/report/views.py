@@ -23,7 +23,6 @@ from mollify_sweeps.study.ledger import METHOD
 from mollify_sweeps.study.methods import METHODS, PLAIN
 from mollify_sweeps.study.results import REFERENCES, Results
 
-BEYOND = "Values beyond the upper end of an axis stand on it."
 SHADES = 5  # of lines in parallel coordinates
 _MARKS = {
     "pruned": "pruned (last value)",
@@ -43,7 +42,8 @@ class Picture:
         name: what it shows.
         x, y: its axes.
         labels: of the axes.
-        marks, lines: of the kinds of `display.charts`, inside of the axes, in the order in which they are drawn.
+        marks, lines: of the kinds of `display.charts`, inside of the axes, in the order in which they are drawn. What
+            lies beyond the upper end of an axis stands on it, with a mark "beyond" on top.
         note: what to know of it.
     """
 
@@ -87,12 +87,12 @@ def history(results: Results) -> list[Picture]:
     pruned = [t for t in results.trials if t.state == TrialState.PRUNED and t.intermediate_values]
     known += [(t, scale(metric) * t.intermediate_values[max(t.intermediate_values)]) for t in pruned]
     x, y = Linear(-0.5, len(results.trials) - 0.5, whole=True, most=8), Linear.around(value for _, value in known)
-    marks = [_mark(results, trial, trial.number, y.inside(value), {metric: value}) for trial, value in known]
+    marks = [_mark(results, trial, trial.number, value, {metric: value}) for trial, value in known]
     marks += [_mark(results, t, t.number, y.low, {}) for t in results.trials if t.state == TrialState.FAIL]
     so_far = [*zip((trial.number for trial in done), best, strict=True), (len(results.trials) - 1, best[-1])]
-    line = Line(_steps((number, y.inside(value)) for number, value in so_far), "front", "best so far")
-    name, note = f"{label(metric)} of each trial, and the best so far", f"Every trial in its order. {BEYOND}"
-    return [Picture(name, x, y, ("trial", label(metric)), _compared_last(marks), [line], note)]
+    line = Line(_steps(so_far), "front", "best so far")
+    name, note = f"{label(metric)} of each trial, and the best so far", "Every trial in its order."
+    return [_inside(Picture(name, x, y, ("trial", label(metric)), _compared_last(marks), [line], note))]
 
 
 def curves(results: Results) -> list[Picture]:
@@ -109,13 +109,13 @@ def curves(results: Results) -> list[Picture]:
             continue
         y, lines = Linear.around(itertools.chain(*(values for _, values in found))), []
         for trial, values in found:
-            points = [(epoch, y.inside(value)) for epoch, value in enumerate(values, 1)]
+            points = list(enumerate(values, 1))
             drawn = kind(results, trial).replace("failed", "pruned")
             lines.append(Line(points, drawn, _told(results, trial, {metric: values[-1]}), trial.number))
         name, x = f"Learning curves: {label(metric)} by epoch", Linear(1, max(len(v) for _, v in found), True, 8)
-        note = f"Measured after each epoch on a fixed part of the validation images. {BEYOND}"
+        note = "Measured after each epoch on a fixed part of the validation images."
         labels = ("epoch", f"{label(metric)}, fixed subsample")
-        made.append(Picture(name, x, y, labels, lines=_compared_last(lines), note=note))
+        made.append(_inside(Picture(name, x, y, labels, lines=_compared_last(lines), note=note)))
     return made
 
 
@@ -139,12 +139,12 @@ def expected(results: Results) -> list[Picture]:
         for name, (curve, epochs) in found.items():
             for ends, band in ((curve.low, " band"), (curve.high, " band"), (curve.mean, "")):
                 step = epochs if by_epochs else 1
-                points = [(step * k, y.inside(float(value))) for k, value in enumerate(ends, 1)]
+                points = [(step * k, float(value)) for k, value in enumerate(ends, 1)]
                 lines.append(Line(points, _method_kind(results, name) + band, METHODS[name].words))
         most = max(line.points[-1][0] for line in lines)
         x = Linear(0, most, whole=True, most=8)
         text = f"Expected best {label(metric, unit=False)} after so many {unit}"
-        made.append(Picture(text, x, y, (f"{unit} of a method", label(metric)), lines=lines))
+        made.append(_inside(Picture(text, x, y, (f"{unit} of a method", label(metric)), lines=lines)))
     return made
 
 
@@ -177,14 +177,14 @@ def _front(results: Results, one: str, other: str) -> list[Picture]:
         return []
     front = results.front if several else _unbeaten({trial.number: (a, b) for trial, a, b in known})
     x, y = Linear.around(a for _, a, _ in known), Linear.around(b for _, _, b in known)
-    marks = [_mark(results, trial, x.inside(a), y.inside(b), {one: a, other: b}) for trial, a, b in known]
+    marks = [_mark(results, trial, a, b, {one: a, other: b}) for trial, a, b in known]
     marks = [replace(m, kind="front") if m.kind == "done" and m.trial in front else m for m in marks]
     on = sorted((mark for mark in marks if mark.trial in front), key=lambda mark: (mark.x, mark.y))
     lines = [Line(_steps((mark.x, mark.y) for mark in on), "front", "Pareto front")]
     lines = lines if len(results.sweep.objectives) <= 2 else []  # with more, the front is no line in this plane
     name = f"{label(other)} against {label(one)} of the completed trials"
     note = f"Lower left is better. On the Pareto front: trial {', '.join(str(mark.trial) for mark in on)}."
-    return [Picture(name, x, y, (label(one), label(other)), _compared_last(marks), lines, note)]
+    return [_inside(Picture(name, x, y, (label(one), label(other)), _compared_last(marks), lines, note))]
 
 
 def _unbeaten(points: Mapping[int, tuple[float, float]]) -> set[int]:
@@ -207,8 +207,8 @@ def slices(results: Results) -> list[Picture]:
         x, marks = Scale(space, [used.get(name) for *_, used in known]), []
         for trial, value, used in known:
             more = f", {name} {used.get(name)}"
-            marks.append(_mark(results, trial, used.get(name), y.inside(value), {metric: value}, more))
-        made.append(Picture(f"{label(metric)} by {name}", x, y, (name, label(metric)), _compared_last(marks)))
+            marks.append(_mark(results, trial, used.get(name), value, {metric: value}, more))
+        made.append(_inside(Picture(f"{label(metric)} by {name}", x, y, (name, label(metric)), _compared_last(marks))))
     return made
 
 
@@ -252,7 +252,32 @@ def legend(results: Results, *pictures: Picture | Parallel) -> dict[str, str]:
                 known["done"] = _MARKS["done"]
             elif line.kind in ("front", "pruned"):
                 known[f"line {line.kind}"] = line.title if line.kind == "front" else "pruned or stopped"
-    return known
+    return known | beyond(*pictures)
+
+
+def beyond(*pictures: Picture | Parallel) -> dict[str, str]:
+    """The kind of the marks on what lies beyond an axis -> how many there are, and whose; empty without any."""
+    marks = [mark for picture in pictures for mark in picture.marks if mark.kind == "beyond"]
+    trials = sorted({mark.trial for mark in marks if mark.trial is not None})
+    whose = f" of trial {', '.join(map(str, trials[:8]))}{', …' * (len(trials) > 8)}" if trials else ""
+    text = f"beyond the end of the axis: {len(marks)} value{'s' * (len(marks) > 1)}{whose}"
+    return {"beyond": text} if marks else {}
+
+
+def _inside(picture: Picture) -> Picture:
+    """A picture of which nothing lies beyond the upper end of an axis, and what did is marked."""
+    x, y = picture.x, picture.y
+    found: list[Mark] = []
+
+    def inside(point: tuple[Any, float], told: Mark | Line) -> tuple[Any, float]:
+        at = x.inside(point[0]) if isinstance(x, Linear) else point[0], y.inside(point[1])
+        if at != point and told.kind != "front":  # that line goes through marks
+            found.append(Mark(*at, "beyond", told.title, told.trial))
+        return at
+
+    marks = [replace(mark, x=at[0], y=at[1]) for mark in picture.marks for at in [inside((mark.x, mark.y), mark)]]
+    lines = [replace(line, points=[inside(point, line) for point in line.points]) for line in picture.lines]
+    return replace(picture, marks=[*marks, *found], lines=lines)
 
 
 def _mark(results: Results, trial: FrozenTrial, x: Any, y: float, values: Mapping[str, float], more: str = "") -> Mark:

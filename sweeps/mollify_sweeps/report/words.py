@@ -52,6 +52,45 @@ def question(results: Results) -> str:
     return f"Which makes this classifier better: {', '.join(others[:-1])} or {others[-1]}?"
 
 
+def recipes(results: Results) -> dict[str, FrozenTrial]:
+    """Name of a file -> the trial whose recipe is in it: the best, that of each method, and that on each objective."""
+    found = {} if results.best is None else {recipe_file(): results.best}
+    for name in results.sweep.methods:
+        found |= {recipe_file(name): trial for trial in results.of_method(name)[:1]}
+    return found | {recipe_file(metric): trial for metric, trial in results.leaders.items()}
+
+
+def recipe_file(of: str = "") -> str:
+    """The file of the best recipe, or of the best of a method or on an objective."""
+    return f"best_recipe_{of}.json" if of else "best_recipe.json"
+
+
+def trade_off(results: Results) -> str:
+    """Who is best for what, and which objective decides where one has to; empty where there is only one."""
+    if not results.leaders:
+        return ""
+    best = [f"the {label(metric, unit=False)} is lowest in trial {t.number}" for metric, t in results.leaders.items()]
+    one = "One trial" if len(results.front) == 1 else "No trial"
+    return (
+        f"{one} is the best on all objectives: {', '.join(best[:-1])} and {best[-1]}. Where one has to be called the "
+        f"best, the first objective decides, the {label(results.metric, unit=False)}."
+    )
+
+
+def front(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the trials that no other beats on all objectives."""
+    objectives = results.sweep.objectives
+    rows = []
+    for trial in (t for t in results.completed if t.number in results.front):
+        lowest = [
+            label(metric, unit=False) for metric, first in results.leaders.items() if first.number == trial.number
+        ]
+        name = " ".join([str(trial.number), *filter(None, [mark(results, trial)])])
+        values = [shown(metric, value) for metric, value in zip(objectives, trial.values, strict=True)]
+        rows.append([name, *values, ", ".join(lowest) or NONE])
+    return ["trial", *map(label, objectives), "lowest"], rows
+
+
 def verdict(results: Results) -> str:
     """The best trial against what it is compared with, on the first objective, in plain sentences."""
     if not results.completed:
@@ -60,7 +99,8 @@ def verdict(results: Results) -> str:
     assert best is not None
     unit = " %" if scale(metric) == 100 else ""
     own = [name for name, trial in results.compared.items() if trial.number == best.number and name != "best"]
-    text = f"Best of {len(results.completed)} completed trials: trial {best.number}"
+    on = f" on the {label(metric, unit=False)}, the first objective" if results.leaders else ""
+    text = f"Best of {len(results.completed)} completed trials{on}: trial {best.number}"
     text += f" ({results.names[own[0]]})" if own else ""
     text += f", with a {label(metric, unit=False)} of {shown(metric, best.values[0])}{unit} on the validation images."
     below = []
@@ -173,7 +213,7 @@ def top_trials(results: Results, params: Sequence[str]) -> tuple[list[str], list
     metrics = [m for m in ("clean_error", "corrupted_error") if m not in objectives]
     rows = []
     for trial in results.completed[:TOP] + [t for t in results.completed[TOP:] if t.number in results.front]:
-        attrs, used = trial.user_attrs, results.searched(trial)
+        attrs, used = trial.user_attrs, results.effective(trial)
         notes = [mark(results, trial), "Pareto" if trial.number in results.front else None]
         values = [*trial.values, *(attrs.get("metrics", {}).get(m) for m in metrics)]
         cells = [shown(m, v) for m, v in zip([*objectives, *metrics], values, strict=True)]

@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 NUMBER, METHOD = "number", "method"  # attributes of a trial: its number in the sweep, and the method that it tries
+STOPPED = "stopped"  # an attribute of a running one: true from when its driver was asked to stop until it goes on
 
 
 def study_name(sweep: str, method: str) -> str:

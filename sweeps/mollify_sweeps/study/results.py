@@ -10,6 +10,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from mollify_core.effect import without_effect
+from mollify_core.errors import ConfigError
+from mollify_core.recipe import Recipe
 from mollify_sweeps.study.database import answers
 from mollify_sweeps.study.description import description_of
 from mollify_sweeps.study.ledger import METHOD, Ledger
@@ -90,6 +93,17 @@ class Results:
             found[name], names[name] = best[name], f"the best recipe with {METHODS[name].words}"
         return found, names
 
+    @cached_property
+    def leaders(self) -> dict[str, FrozenTrial]:
+        """Objective -> the completed trial that is the best on it; empty where there is only one objective."""
+        if not self.front:
+            return {}
+        found = {}
+        for i, metric in enumerate(self.sweep.objectives):
+            by_value = {(trial.values[i], trial.number): trial for trial in self.completed}
+            found[metric] = by_value[min(by_value)]
+        return found
+
     def of_method(self, name: str) -> list[FrozenTrial]:
         """The completed trials of a method, the best first."""
         return [trial for trial in self.completed if trial.user_attrs.get(METHOD) == name]
@@ -124,6 +138,14 @@ class Results:
         known = {**trial.params, **settings_of(trial)}
         names = self.sweep.methods[trial.user_attrs[METHOD]]["space"] if self.fair else self.sweep.space
         return {name: known[name] for name in names if name in known}
+
+    def effective(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The same without those that have no effect on it, as a noise level has none on plain training."""
+        try:
+            idle = without_effect(Recipe.from_dict(trial.user_attrs.get("recipe")))
+        except ConfigError:  # it has none, or a damaged one, which `check` tells
+            idle = frozenset()
+        return {name: value for name, value in self.searched(trial).items() if name not in idle}
 
     @cached_property
     def importances(self) -> dict[str, float]:

@@ -8,12 +8,14 @@ leaves nothing behind that a second one does not put right.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter, deque
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import ConfigError
@@ -21,7 +23,7 @@ from mollify_sweeps.storage.patience import AGAIN
 from mollify_sweeps.study import methods, pruning, sampling
 from mollify_sweeps.study.budget import Budget
 from mollify_sweeps.study.database import FINISHED, answers, quiet_optuna
-from mollify_sweeps.study.ledger import METHOD, NUMBER
+from mollify_sweeps.study.ledger import METHOD, NUMBER, STOPPED
 from mollify_sweeps.study.live import Live, written
 from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.pruning import make_pruner
@@ -319,6 +321,9 @@ class SweepStudy:
     def stop(self) -> None:
         """The sweep is to end: trials leave at their next step, and no other one starts."""
         self._stopping = True
+        with contextlib.suppress(StorageInternalError):  # they are cut off then, as if the driver had been killed
+            for number in self._live:
+                self._trials[number].set_user_attr(STOPPED, True)
 
     def drain(self) -> list[tuple]:
         """The events since the last call, for the trackers and the terminal."""
@@ -334,13 +339,14 @@ class SweepStudy:
         if search.name and NUMBER not in trial.user_attrs:
             trial.set_user_attr(NUMBER, number)
         self._trials[number] = trial
-        own = {**search.settings, **trial.params, **trial.user_attrs.get("settings", {})}
         try:
-            recipe = self._setup.base.with_(own)
+            recipe = self._setup.base.with_({**search.settings, **trial.params, **trial.user_attrs.get("settings", {})})
         except ConfigError as error:  # what was drawn does not go together, which the plan could not foresee
             self.fail(number, "settings", str(error))
             return self.next()
         trial.set_user_attr("recipe", recipe.to_dict())
+        if adopted:
+            trial.set_user_attr(STOPPED, False)
         self._live[number] = Live(
             number,
             started=time.monotonic(),

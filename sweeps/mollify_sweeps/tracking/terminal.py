@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mollify_sweeps.display.console import moves
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.tracking.follower import Follower
 
@@ -36,7 +37,7 @@ class View(Follower):
         self._started = time.monotonic()
         self._line_at = self._started
         self._finished: int | None = None
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if moves(console) else None
 
     def __enter__(self) -> View:
         if self._live:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mollify_core.errors import ConfigError
+from mollify_core.program import shell_command
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.tracking.follower import Follower
 
@@ -82,7 +83,8 @@ class WandbRuns(Follower):
         with contextlib.ExitStack() as stack:  # one run's failure leaves no other unfinished
             if self._used and self._mode == "offline":
                 runs = f"{shlex.quote(str(self._folder / 'wandb'))}/offline-run-*"
-                stack.callback(self._notice, f"wandb kept the curves on this machine; to upload: wandb sync {runs}")
+                sync = f"{shell_command('wandb', ['sync'])} {runs}"
+                stack.callback(self._notice, f"wandb kept the curves on this machine; to upload: {sync}")
             while self._runs:
                 _, run = self._runs.popitem()
                 stack.callback(run.finish, exit_code=1)

@@ -72,3 +72,12 @@ def test_without_variance_nothing_is_claimed():
     assert found.mean.value == pytest.approx(-0.1)
     assert all(map(math.isnan, (found.p, found.corrected, found.mean.low, found.mean.high)))
     assert not found.told
+
+
+def test_images_whose_differences_do_not_vary_claim_nothing():
+    found = statistics.paired_interval(np.array([0.3, 0.5, 0.7]), np.array([0.1, 0.3, 0.5]))
+    assert found.value == pytest.approx(0.2)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert found.spans_zero, "no interval tells nothing apart"
+    assert not statistics.paired_interval(np.array([0.3, 0.5, 0.7]), np.array([0.1, 0.3, 0.4])).spans_zero

@@ -127,6 +127,38 @@ def test_a_user_sees_a_plan_the_result_and_where_to_look(sweep):
     assert out.isprintable() or "\x1b" not in out
 
 
+@pytest.mark.slow
+def test_every_command_that_it_prints_can_be_typed(sweep):
+    """In the folder in which the sweep was started, which is not the project's, with a shell that knows no Python."""
+    folder, out = sweep
+    asked = {
+        "look at the study": ("--help", "Storage"),
+        "look at the curves": ("--version_tb", "2."),
+        "train the best again, alone (with `--final`": (
+            "--help",
+            "--final",
+        ),  # the rest of the line has a colon of its own
+        "measure it on the test set; the sweep's command then shows that too": (
+            "--images 20 --levels none --corruptions none",
+            "clean error",
+        ),
+        "search on": ("--dry-run", "Sweep s"),
+    }
+    for what, (more, says) in asked.items():
+        (line,) = (line for line in out.splitlines() if line.startswith(what))
+        typed = line.split(": ", 2 if "`" in what else 1)[-1]
+        done = subprocess.run(
+            f"{typed} {more}",
+            shell=True,
+            capture_output=True,
+            text=True,
+            cwd=folder.parents[1],
+            env={**os.environ, "PATH": "/usr/bin:/bin"},
+        )
+        assert done.returncode == 0, (typed, done.stderr)
+        assert says in done.stdout + done.stderr, (typed, done.stdout)
+
+
 def test_the_study_holds_everything(sweep):
     folder, _ = sweep
     study = study_of(folder / "study.sqlite")
@@ -212,7 +244,7 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     out = finish(process, 130)
     assert time.monotonic() - asked < 20
     assert "Nothing is lost; continue with the same command:" in out
-    assert "python sweeps/search.py --dataset digits --trials 5" in out
+    assert "sweeps/search.py --dataset digits --trials 5" in out
 
     process = start(tmp_path, *TINY)
     wait_for(path, in_mid_trial(after=1), process)

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
 from mollify_core.errors import ConfigError, StorageError
 from mollify_core.recipe import Recipe
 from mollify_sweeps.cli.program import interrupt
+from mollify_sweeps.inspection.check_trial import Finding, TrialCheck
 from mollify_sweeps.inspection.control import stop
 from mollify_sweeps.inspection.state import find, look, look_at_all
 from mollify_sweeps.inspection.status import show_sweep, show_sweeps
@@ -34,7 +36,7 @@ from mollify_sweeps.study.study import SweepStudy
 from places import ROOT
 from programs import refused
 from servers import forked, moto
-from setups import make_setup
+from setups import make_setup, study_of
 from status import main
 
 BASE = Recipe().with_(epochs=3, network="resnet20", dataset="digits")
@@ -115,9 +117,14 @@ def test_a_stopped_sweep(sweep_in, tmp_path):
     sweep = look(Store(str(sweep_in(tmp_path, cut=True))))
     assert (sweep.name, sweep.dataset, sweep.network, sweep.verified) == ("s", "digits", "resnet20", True)
     assert (sweep.state, sweep.pid, sweep.copied) == ("stopped", None, None)
-    assert sweep.counts == {"complete": 3, "pruned": 1, "fail": 1, "running": 1, "waiting": 0}
+    assert {state: count for state, count in sweep.counts.items() if count} == {
+        "complete": 3,
+        "pruned": 1,
+        "fail": 1,
+        "cut off": 1,
+    }
     assert sweep.best == {"number": 4, "value": 0.6}
-    assert [trial.state for trial in sweep.trials] == ["complete", "complete", "fail", "pruned", "complete", "running"]
+    assert [trial.state for trial in sweep.trials] == ["complete", "complete", "fail", "pruned", "complete", "cut off"]
     assert [trial.reference for trial in sweep.trials[:3]] == ["paper", "plain", None]
     assert sweep.trials[5].value == 1.5  # of its last epoch
     assert [(t.epoch, t.epochs, t.seconds) for t in sweep.trials] == [(1, 3, 1.5)] * 6
@@ -125,6 +132,33 @@ def test_a_stopped_sweep(sweep_in, tmp_path):
     assert set(sweep.trials[4].params) == set(space.load(None, BASE, 32).searched)
     assert sweep.created == 1767323045.0
     assert abs((sweep.changed or 0) - time.time()) < 60
+
+
+def test_a_clean_stop_is_sound_and_called_stopped(tmp_path):
+    """After Ctrl-C nothing is lost; after SIGKILL a trial was cut off. Until it goes on."""
+    store = Store(str(tmp_path / "s"))
+    (tmp_path / "s").mkdir()
+    setup = setup_in(tmp_path / "s")
+    store.write("sweep.json", setup.description.to_json())
+    for clean in (False, True, False):
+        study = SweepStudy(setup)
+        assignment = study.next()
+        assert assignment is not None
+        if clean:
+            study.stop()
+        word = "stopped" if clean else "cut off"
+        sweep = look(store)
+        assert sweep.trials[assignment["number"]].state == word
+        console = Console(width=160, file=io.StringIO(), record=True)
+        console.print(show_sweep(sweep))
+        text = console.export_text()
+        assert f"1 {word}" in text
+        assert "running" not in text
+        found: list[Finding] = []
+        (trial,) = (t for t in study_of(setup).get_trials() if t.state == TrialState.RUNNING)
+        TrialCheck(store, setup.description, trial, {}, found).check(driven=False)
+        says = "note: was stopped after 0 epochs; the sweep's command" if clean else "is left running, and no driver"
+        assert [str(finding).startswith(f"trial 0: {says}") for finding in found] == [True]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +217,7 @@ def test_looking_leaves_a_study_that_is_being_written_alone(sweep_in, tmp_path):
     with contextlib.closing(sqlite3.connect(place / "study.sqlite", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")  # as in the middle of a driver's transaction
         writer.execute("UPDATE trials SET state = 'COMPLETE'")
-        assert look(Store(str(place))).counts["running"] == 1
+        assert look(Store(str(place))).counts["cut off"] == 1
         writer.execute("ROLLBACK")
     before = (place / "study.sqlite").read_bytes()
     look(Store(str(place)))
@@ -219,7 +253,10 @@ def test_all_sweeps_of_a_storage(sweep_in, tmp_path, capsys, monkeypatch):
 def test_continue_says_and_runs_the_command(sweep_in, tmp_path, capsys):
     place = sweep_in(tmp_path, command=COMMAND, cwd=str(tmp_path))
     out = shown(str(place), "--continue", capsys=capsys)
-    assert out == f"cd {tmp_path} && python sweeps/search.py --dataset 'a b' --help\n"
+    assert out.startswith(f"cd {tmp_path} && ")
+    assert out.endswith("sweeps/search.py --dataset 'a b' --help\n")
+    typed = subprocess.run(out, shell=True, capture_output=True, text=True, cwd="/")
+    assert "usage: sweeps/search.py" in typed.stdout, typed.stderr
     program = [sys.executable, str(ROOT / "sweeps/status.py"), str(place), "--continue", "--run"]
     ran = subprocess.run(program, capture_output=True, text=True, cwd="/")
     assert ran.returncode == 0, ran.stderr

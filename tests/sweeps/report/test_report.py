@@ -237,6 +237,19 @@ def test_several_objectives(tmp_path: Path) -> None:
     assert report.best == min(done, key=lambda trial: trial.values[0]).number
     assert {path.stem for path in report.files if path.suffix == ".png"} >= {"pareto", "history", "slices", "parallel"}
     assert "curves" not in {path.stem for path in report.files}
+    lowest = {}
+    for i, metric in enumerate(("corrupted_nll", "clean_error")):
+        values = {trial.number: trial.values[i] for trial in done}
+        lowest[metric] = min(values, key=values.__getitem__)
+        recipe = json.loads((tmp_path / f"best_recipe_{metric}.json").read_text())
+        assert recipe["provenance"]["trial"] == lowest[metric], "a recipe, and so a command, for each objective"
+    said = " ".join(printed(study).split())
+    for text in (report.summary, said, html.unescape((tmp_path / "report.html").read_text())):
+        told = text.index("Where one has to be called the best, the first objective decides, the corrupted NLL.")
+        assert f"corrupted NLL is lowest in trial {lowest['corrupted_nll']} and the clean error is lowest in" in text
+        assert told < text.index("on the corrupted NLL, the first objective: trial"), "the front comes first"
+    assert said.index("Pareto front") < said.index("Best recipe for the corrupted NLL")
+    assert "first objective" not in printed(make_study(8)), "there is one only"
     section = report.summary.split("## Best trials")[1].split("##")[0]
     marked = {int(line.split("|")[1].split()[0]) for line in section.splitlines() if "Pareto" in line}
     assert marked == front
@@ -264,7 +277,12 @@ def test_importance_finds_what_matters_and_says_when_it_cannot(tmp_path: Path) -
 def test_a_reference_outside_the_ranges_shows_what_it_trained_with(single: optuna.Study) -> None:
     results = Results(single)
     assert single.trials[1].params["p_clean"] == 0.9
-    assert results.searched(results.compared["plain"])["p_clean"] == 1.0
+    plain, best = results.compared["plain"], results.compared["best"]
+    assert results.searched(plain)["p_clean"] == 1.0
+    assert results.effective(best) == results.searched(best)
+    assert set(results.effective(plain)) == set(SPACE) - {"max_noise", "max_blur", "smoothing", "noise_power"} - {
+        *("blur_power", "beta_b", "noise_share")
+    }, "of plain training nothing is shown that does nothing to it"
 
 
 def test_plots_show_the_study(single: optuna.Study) -> None:
@@ -337,10 +355,29 @@ def test_png_and_page_show_the_same(make: Callable[[], optuna.Study]) -> None:
                 pixels = np.array([float(mark[place]) for mark in marks])
                 np.testing.assert_allclose(np.polyval(np.polyfit(values, pixels, 1), values), pixels, atol=0.1)
         told = {html.unescape(text) for text in re.findall(r"</svg>([^<]*)</li>", page)}
-        assert told == {text.get_text() for text in figures[name].legends[0].get_texts()}
+        assert told == {text.get_text().replace("\n", " ") for text in figures[name].legends[0].get_texts()}
     assert seen["curves"][0].lines[0].points[0][0] == 1
-    beyond = [mark.trial for mark in seen["history"][0].marks if mark.y == seen["history"][0].y.high]
-    assert beyond == ([5] if make is diverging_study else [])
+    for pictures in seen.values():
+        for picture in pictures:
+            edge = [(mark.x, mark.y) for mark in picture.marks if mark.kind != "beyond" and mark.y == picture.y.high]
+            edge += [
+                point
+                for line in picture.lines
+                if line.kind != "front"
+                for point in line.points
+                if point[1] == picture.y.high
+            ]
+            assert [
+                (mark.x, mark.y) for mark in picture.marks if mark.kind == "beyond" and mark.y == picture.y.high
+            ] == edge
+    diverged = [mark.trial for mark in seen["history"][0].marks if mark.kind == "beyond"]
+    assert diverged == ([5] if make is diverging_study else [])
+    if diverged:
+        for drawn, count in (
+            (trial_charts.pictures(results, seen["history"]), "1 value"),
+            (trial_charts.slices(results), "10 values"),
+        ):
+            assert f"beyond the end of the axis: {count} of trial 5" in "".join(drawn)
 
 
 def test_png_and_page_have_the_same_colours(single: optuna.Study) -> None:

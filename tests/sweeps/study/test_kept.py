@@ -172,6 +172,26 @@ def test_a_running_sweep_has_a_page(kept: Path, digits: object, monkeypatch: pyt
 
 
 @pytest.mark.slow
+def test_a_finished_one_says_what_has_an_effect_and_what_is_left_to_do(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain training has no noise and no blur; and what has been measured need not be measured once more."""
+    monkeypatch.chdir(tmp_path)
+    again = command(kept, "--trials", "2", "--name", "finished")
+    assert search.main(again) == 0
+    out = capsys.readouterr().out
+    assert "measure it on the test set" in out
+    said = [line.split() for line in out.splitlines()]
+    assert ["max_noise", "–", "1"] in said, "of the best one, which is plain training, and of the paper's schedule"
+    assert ["lr", "0.05", "0.05"] in said
+    measure = ["--corruptions", "none", "--levels", "none", "--images", "50", "--threads", "1"]
+    assert evaluate.main([str(kept / "finished"), "--out", str(kept / "finished" / "evaluation"), *measure]) == 0
+    capsys.readouterr()
+    assert search.main(again) == 0
+    assert "measure it on the test set" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_command_that_made_one_goes_on_to_the_end_of_an_unbroken_one(
     kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
