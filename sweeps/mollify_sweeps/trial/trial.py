@@ -197,7 +197,7 @@ class Trial:
         self.study.note(self.number, "waits for its storage")
         writer.close(self.stop)
         path = f"{self.store.uri}/checkpoints/{checkpoint.name(training.epoch)}"
-        attrs = {"folder": self.store.uri, "checkpoint": path}
+        attrs: dict[str, Any] = {"folder": self.store.uri, "checkpoint": path}
         device = self.worker.device
         attrs |= {"threads": self.setup.cpus, "device": device.type, "workers": self.worker.world}
         attrs["precision"] = precision.used(self.recipe.optim.precision, device)
@@ -229,9 +229,8 @@ class Trial:
                 else:
                     break
                 self._notice(f"Set aside the checkpoint of epoch {state.epoch}: {reason}")
-                patience(
-                    lambda at=(state.epoch, state.step): checkpoint.set_aside(self.store.fs, folder, *at), self.stop
-                )  # type: ignore[misc]
+                bad = functools.partial(checkpoint.set_aside, epoch=state.epoch, step=state.step)
+                patience(lambda bad=bad: bad(self.store.fs, folder), self.stop)  # type: ignore[misc]
         at = (state.epoch, state.step) if state else (0, 0)
         epoch, step = map(int, self.worker.sum(torch.tensor(at, dtype=torch.float64)).tolist())
         if self.worker.rank == 0 or not epoch + step:
