@@ -413,8 +413,8 @@ def test_what_a_killed_process_leaves_is_only_noted(folder):
 
 def test_two_drivers_on_one_trial_leave_a_whole_checkpoint_of_another_recipe(folder):
     """The second one finds the first one's checkpoint in its way, and sets it aside."""
-    shutil.copytree(epoch(folder, 2, 1), folder / trial_folder(0) / "checkpoints/bad-epoch-0001")
-    says = "bad-epoch-0001 is of another recipe: two drivers have trained it, or its study was lost"
+    shutil.copytree(epoch(folder, 1, 3), folder / trial_folder(0) / "checkpoints/bad-epoch-0003")
+    says = "bad-epoch-0003 is of another recipe: two drivers have trained it, or its study was lost"
     assert findings(folder) == [f"trial 0: {says}"]
 
 
