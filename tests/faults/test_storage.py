@@ -45,15 +45,20 @@ import os
 from pyarrow import fs
 
 
-class FileSystem(fs.FileSystem):
+class Same(type):
+    def __instancecheck__(cls, one):
+        return isinstance(one, known)
+
+
+class FileSystem(metaclass=Same):
     @staticmethod
     def from_uri(uri):
         if os.path.exists(os.environ["MOLLIFY_AWAY"]):
             raise OSError("When resolving region for bucket 'bucket': AWS Error NETWORK_CONNECTION: nobody answers")
-        return opened(uri)
+        return known.from_uri(uri)
 
 
-opened, fs.FileSystem = fs.FileSystem.from_uri, FileSystem
+known, fs.FileSystem = fs.FileSystem, FileSystem
 """
 
 

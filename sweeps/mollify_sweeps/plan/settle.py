@@ -184,8 +184,8 @@ def sweep(
         raise ConfigError(f"Expected --name to be letters, digits, '.', '_' and '-', but got {name!r}")
     store = Store(running.keeping.storage) / name
     local = store.local or Path("runs").resolve() / name
-    secret = running.keeping.study_url
-    location = Location(secret) if secret else Location.of_file(local / STUDY)
+    url = running.keeping.study_url
+    location = Location(url) if url else Location.of_file(local / STUDY)
     description = dataclasses.replace(description, name=name, storage=store.uri, study_url=location.shown)
     seconds = rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
     return Sweep(
@@ -199,7 +199,7 @@ def sweep(
         checkpoint_bytes=checkpoint_bytes,
         fit=len(fit),
         validation=len(validation),
-        command=running.command.hiding(secret, location.shown),
+        command=running.command.shown,
         data_flags=tuple(running.data.flags(prepared.spec)),
         following=running.following,
         address=running.resources.address,

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mollify_core.errors import ConfigError, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study.description import Description, describe, described
+from mollify_sweeps.study.hiding import MASK, hidden
 from mollify_sweeps.study.ledger import Ledger, study_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -49,20 +50,12 @@ class Location:
     @property
     def shown(self) -> str:
         """The URL as it may be shown: without a password."""
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
-        if self.file is not None:
-            return self.url
-        try:
-            return make_url(self.url).render_as_string(hide_password=True)
-        except ArgumentError:
-            return "given by --study-url"
+        return self.url if self.file is not None else hidden(self.url)
 
     @property
     def incomplete(self) -> bool:
         """Whether it is only what may be shown of a URL with a password."""
-        return ":***@" in self.url
+        return MASK in self.url
 
     @property
     def draftable(self) -> bool:
@@ -86,7 +79,7 @@ class Location:
                 os.replace(draft, self.file)
             return optuna.storages.RDBStorage(self.url, engine_kwargs=options)
         except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
-            raise StorageError(f"Cannot open the study {self.shown}: {cause(error)}") from None
+            raise StorageError(f"Cannot open the study {self.shown}: {hidden(cause(error))}") from None
 
     def load(self, name: str) -> Ledger | None:
         """The studies of a sweep, or None when there are none yet; raises as `open` does."""
