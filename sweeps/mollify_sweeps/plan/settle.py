@@ -26,7 +26,7 @@ from mollify_core.training_data import split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.options import Resources, Running, Search
-from mollify_sweeps.plan.placement import Placement, place
+from mollify_sweeps.plan.placement import Placement, growing, place
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import methods, space
@@ -348,8 +348,4 @@ def _nodes(resources: Resources) -> list[Node]:
         import torch
 
         return [Node(cores(), torch.cuda.device_count())]
-    nodes = cluster_nodes(resources.address)
-    if resources.at_most and resources.at_most > 0:  # the autoscaler starts machines when trials wait for them
-        coming = resources.at_most * resources.workers.most
-        nodes += [Node(resources.cpus, resources.gpus or 0)] * coming
-    return nodes
+    return growing(cluster_nodes(resources.address), resources)

@@ -39,7 +39,7 @@ class Store:
     def __init__(self, uri: str, *, opened: bool = True) -> None:
         if "@" in uri.partition("://")[2].partition("/")[0]:
             raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
-        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         if opened:
             self.open()
 
@@ -56,6 +56,7 @@ class Store:
                 self.fs, self.root = fs.FileSystem.from_uri(self.uri)
                 if not self.root:
                     raise ValueError("it names no bucket")
+                self.uri = self.uri.rstrip("/")
                 if isinstance(self.fs, fs.S3FileSystem):
                     rebuild, (options,) = self.fs.__reduce__()  # what the URI and the environment have said
                     self.fs = rebuild({**options, **_TIMEOUTS})
