@@ -177,7 +177,8 @@ def sweep(
     fit, validation = split_rows(prepared.labels("train"), base, prepared.fingerprint)
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     if pack:
-        placement = _packed(base, sample, prepared.spec, nodes, running.resources, trials)
+        packed = packing.choose(base, sample, prepared.spec, cores(), len(fit), len(validation))
+        placement = _packed(packed, nodes, running.resources, trials)
     description = _description(base, prepared, searches, objectives=objectives, sampler=sampler, pruner=pruner)
     name = name or prefix + default_name(base, description.identity)
     if not _NAME.fullmatch(name):
@@ -333,11 +334,8 @@ def _pack(resources: Resources) -> bool:
     return True
 
 
-def _packed(
-    base: Recipe, sample: Any, spec: DatasetSpec, nodes: list[Node], resources: Resources, trials: int
-) -> Placement:
+def _packed(packed: packing.Packing, nodes: list[Node], resources: Resources, trials: int) -> Placement:
     """Where trials run when as many share a device as train the most images together."""
-    packed = packing.choose(base, sample, spec, cores())
     placement = place(nodes, dataclasses.replace(resources, cpus=packed.cpus, gpus=packed.gpus), trials)
     return dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
 
