@@ -3,6 +3,7 @@
 <storage>/<sweep>/
   sweep.json                     what the sweep is
   study.sqlite                   the study (a snapshot of it, when the storage is not local)
+  driver.json                    who runs it, when the storage is not local
   trials/00012/                  recipe.json, metrics.jsonl, validation.npz, checkpoints/epoch-0007/
   report/                        report.html, trials.parquet, best_recipe.json, summary.md, plots/*.png
 """

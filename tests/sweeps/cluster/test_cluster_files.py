@@ -223,6 +223,8 @@ def test_the_sweeps_that_it_shows_can_be_typed(name):
     args = parser().parse_args(shlex.split(shown[0]))
     assert args.address == "auto"
     assert args.storage in ("s3://BUCKET/sweeps", "gs://BUCKET/sweeps", "/nfs/sweeps")
+    if args.storage.startswith("/"):  # no live SQLite on a network's folder
+        assert args.study_url.startswith("sqlite:////home/")
 
 
 # ---- AWS, dry
