@@ -82,8 +82,8 @@ class Store:
         return child
 
     def renew(self) -> None:
-        """Looks for the credentials anew, as in a file that has been written since; where it has none, nothing."""
-        if isinstance(self.fs, fs.S3FileSystem):
+        """Looks for the credentials anew, as in a file that has been written since; where there are none, nothing."""
+        if isinstance(vars(self).get("fs"), fs.S3FileSystem):
             rebuild, (options,) = self.fs.__reduce__()
             self.fs = rebuild(options)
 
