@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import DIGITS, SHORT, Sweep
+from harness import DIGITS, SHORT, Sweep, injected
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 Make = Callable[..., Sweep]
@@ -129,9 +129,7 @@ def test_a_device_that_breaks_its_process(sweep: Make, unbroken: Make, tmp_path)
     2. No trial fails, and the result equals that of an unbroken sweep, bit for bit.
     3. The checker finds nothing.
     """
-    (tmp_path / "inject").mkdir()
-    (tmp_path / "inject/sitecustomize.py").write_text(_BROKEN_DEVICE)
-    env = {"PYTHONPATH": str(tmp_path / "inject"), "MOLLIFY_BREAK_ONCE": str(tmp_path / "once")}
+    env = {"PYTHONPATH": injected(tmp_path / "inject", _BROKEN_DEVICE), "MOLLIFY_BREAK_ONCE": str(tmp_path / "once")}
     one = sweep(*SHORT, **env).start()
     one.finish()
     assert (tmp_path / "once").exists()

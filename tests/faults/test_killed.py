@@ -219,6 +219,27 @@ def test_two_drivers(sweep: Make, unbroken: Make):
     first.sound()
 
 
+def test_two_drivers_in_object_storage(sweep: Make, unbroken: Make, s3):
+    """Set-up: a sweep in object storage with its study beside the driver; the command is started again in another
+    folder, as on another machine, then the first driver is killed. Minimum time: 1 min 30 s.
+
+    1. The second one is refused with exit code 2 and one sentence that names the first; the first goes on.
+    2. When the first was killed, the second takes the sweep after half a minute without a sign of it.
+    3. The result equals that of an unbroken sweep, and the checker finds nothing.
+    """
+    first, second = (sweep(*LONG, storage="s3://bucket/sweeps") for _ in range(2))
+    first.start().wait(in_trial(0))
+    assert first.driver is not None
+    told = second.start().finish(2).splitlines()[-1]
+    assert told.startswith(f"error: This sweep is being run already, by process {first.driver.pid} on ")
+    first.wait(in_trial(2))
+    first.kill()
+    second.start().finish()
+    assert second.said(f"whether process {first.driver.pid} on ") == 2  # when it was refused, and when it took over
+    assert second.told() == unbroken(*LONG).told()
+    second.sound()
+
+
 def test_head_lost(sweep: Make, unbroken: Make, s3):
     """Set-up: a sweep in object storage; the machine of its driver is lost with all its files, the live study too.
 

@@ -327,6 +327,13 @@ def in_trial(number: int, epochs: int = 1) -> Callable[[dict[int, tuple[str, int
     return reached
 
 
+def injected(folder: Path, code: str) -> str:
+    """A PYTHONPATH by which every process runs some code as it starts: what no signal and no server can bring about."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @contextlib.contextmanager
 def stopped(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
     """A process that stands still for a time, as a server behind a broken network does; it goes on at the end."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from mollify_core.errors import ConfigError, SweepError
 from mollify_core.program import Parser, guarded
 from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import Job, submit
+from mollify_sweeps.study.hiding import hidden
 
 BROKE = (SweepError,)  # what no other input would have spared the user
 _SENT = ("space", "recipe")  # options that name a small file, which goes along with a job
 _THERE = ("data_dir", "cache_dir", "storage")  # options that name a place, which the cluster must have
-_SECRET = re.compile(r"://[^/?#\s]*:[^/?#@\s]*@|[?&][^=&]*(password|secret|signature|token)[^=&]*=", re.IGNORECASE)
 _NAMED = ("dataset", "data")  # names of data sets, or folders of images
 
 
@@ -73,7 +72,7 @@ def job(args: argparse.Namespace) -> Job:
         ConfigError: a word holds a password, or names a place that only this machine can mean, or a file that cannot
             be read.
     """
-    if any(_SECRET.search(word) for word in args.words):
+    if any(hidden(word) != word for word in args.words):
         raise ConfigError(
             "Expected no password in a command with --submit, but got one, which the cluster would show with its jobs; "
             "keep it on the head, for PostgreSQL in ~/.pgpass"

@@ -45,6 +45,8 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
         options |= {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
     else:
         options |= {"address": address}
+        if variables := environment.of_workers():
+            options["runtime_env"] = {"env_vars": variables}
         if address.startswith("ray://"):  # elsewhere Ray looks itself; a cluster without one would lose its actors
             from ray._private.authentication.authentication_token_setup import (
                 maybe_enable_token_auth_if_token_available,

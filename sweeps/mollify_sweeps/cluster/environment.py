@@ -25,6 +25,15 @@ _ENVIRONMENT = {
 }
 
 
+# What a driver says of its store, and no secret: a cluster's machines need to know it too.
+_STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REQUEST_CHECKSUM_CALCULATION")
+
+
+def of_workers() -> dict[str, str]:
+    """What processes on other machines get of this one's environment."""
+    return {name: os.environ[name] for name in _STORE if "@" not in os.environ.get(name, "@")}
+
+
 def set_defaults() -> None:
     """Sets what the user has not set."""
     for name, value in _ENVIRONMENT.items():

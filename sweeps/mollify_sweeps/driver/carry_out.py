@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ def carry_out(
     Raises:
         MollifyError: it cannot be run, or it broke.
     """
-    sweep, study = _existing(console, sweep)
+    sweep, study = _existing(console, sweep, lambda: claim.locked(sweep.local))
     sweep = runs.widened(sweep, study)
     left, spent = sweep.setup.trials - finished(study), budget.spent(study, sweep.setup.budget)
     show_plan(console, sweep, study, confirm)
@@ -73,12 +74,19 @@ def carry_out(
     sweep.store.check_writable()
     sweep.local.mkdir(parents=True, exist_ok=True)
     with claim.locked(sweep.local):
-        study = study or sweep.setup.location.make(sweep.setup.description)
-        with _signed(console, sweep, study) as still_ours:
+        location = sweep.setup.location
+        if location.file is None:  # its driver signs in it
+            study = study or location.make(sweep.setup.description)
+        places = claim.boards(sweep.store, study if location.file is None else None)
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        with claim.signed(places, sweep.local, say) as ours:
+            if location.file is not None and places:  # what another driver has done until it signed off
+                sweep, study = _existing(console, sweep, nullcontext)
+            study = study or location.make(sweep.setup.description)
             from mollify_sweeps.driver.tune import Stopped, execute  # Ray is slow to import
 
             try:
-                execute(sweep, console, still_ours, page)
+                execute(sweep, console, ours, page)
             except Stopped as stop:
                 console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
                 # To be copied: neither broken at the terminal's edge nor read as markup.
@@ -87,17 +95,18 @@ def carry_out(
     return Carried(sweep, study, None)
 
 
-def _signed(console: Console, sweep: Sweep, study: Ledger) -> AbstractContextManager[Callable[[], None]]:
-    """A claim that other machines see, where the study is on a server that they reach."""
-    if sweep.setup.location.file is not None:
-        return nullcontext(lambda: None)
-    return claim.signed(study, sweep.local, lambda text: console.print(text, highlight=False, soft_wrap=True))
+def _existing(
+    console: Console, sweep: Sweep, hold: Callable[[], AbstractContextManager]
+) -> tuple[Sweep, Ledger | None]:
+    """The study of this sweep, when there is one; its snapshot on storage takes the place of an older or lost one.
 
-
-def _existing(console: Console, sweep: Sweep) -> tuple[Sweep, Ledger | None]:
-    """The study of this sweep, when there is one; its snapshot on storage takes the place of an older or lost one."""
+    Args:
+        console: hears of that.
+        sweep: the sweep.
+        hold: holds the sweep meanwhile.
+    """
     location, own = sweep.setup.location, sweep.setup.description
-    restored = snapshots.restore(sweep.store, location, sweep.name, lambda: claim.locked(sweep.local))
+    restored = snapshots.restore(sweep.store, location, sweep.name, hold)
     if restored:
         console.print(f"[yellow]![/] {restored}", highlight=False, soft_wrap=True)
     if location.file is not None and not location.file.exists():

@@ -21,6 +21,7 @@ from mollify_sweeps.cluster.connection import NAMESPACE, connect
 from mollify_sweeps.driver.publishing import RunningPage
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import SWEEP
+from mollify_sweeps.study.client import actor_name
 from mollify_sweeps.study.description import Started
 from mollify_sweeps.study.snapshots import Snapshots
 from mollify_sweeps.tracking.follower import Follower
@@ -168,7 +169,7 @@ class Tuning:
         from mollify_sweeps.trial import feed
         from mollify_sweeps.trial.trial import TrialSetup
 
-        name = f"study-{sweep.name}"
+        name = actor_name(sweep.name)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
         actor: Any = ray.remote(SweepStudy)

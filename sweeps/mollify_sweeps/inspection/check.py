@@ -100,7 +100,8 @@ class Check:
                 raise ConfigError(f"Expected a sweep, but {self._store.uri!r} holds neither {SWEEP} nor {STUDY}")
             if study is None:
                 return
-            driver = driver or claim.signer(study)[0]
+            served = study if location.file is None else None
+            driver = driver or claim.signer(claim.boards(self._store, served))[0]
             trials = study.get_trials()
             told = description_of(study)
         if driver is not None:
@@ -149,6 +150,10 @@ class Check:
         if not exists:
             return snapshot
         if study is not None and snapshot is not None and not driven:
+            both = [{t.number: t.user_attrs.get("recipe") for t in of.get_trials()} for of in (study, snapshot)]
+            two = {n for n in both[0].keys() & both[1].keys() if None is not both[0][n] != both[1][n] is not None}
+            if two:
+                self._find(f"the study and its snapshot on storage have two recipes of {_trials(two)}: two drivers ran")
             behind = _finished(study) - _finished(snapshot)
             if behind:
                 self._find(f"the snapshot of the study on storage is behind: it lacks the end of {_trials(behind)}")

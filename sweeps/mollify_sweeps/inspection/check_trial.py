@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -223,11 +224,23 @@ class TrialCheck:
         for folder, set_aside in sorted(folders.items()):
             name = Path(folder).name
             if set_aside:
-                self._note(f"the damaged checkpoint {name} was set aside")
+                self._check_set_aside(folder, name)
             elif f"{folder}/{checkpoint.MANIFEST}" not in self._files and folder != named:
                 self._note(f"the checkpoint {name} is unfinished: a killed process left it")
             else:
                 self._check_checkpoint(folder, name)
+
+    def _check_set_aside(self, folder: str, name: str) -> None:
+        """A damaged one is no more than that; a whole one of another recipe was written by somebody else."""
+        own = self._recipe.hash if self._recipe else None
+        found = own
+        with contextlib.suppress(CheckpointError, ConfigError, KeyError):
+            state = checkpoint.load(self._store.fs, f"{self._store.root}/{folder}")
+            found = Recipe.from_dict(state.meta["recipe"]).hash
+        if None is not own != found:
+            self._find(f"{name} is of another recipe: two drivers have trained it, or its study was lost")
+        else:
+            self._note(f"the damaged checkpoint {name} was set aside")
 
     def _check_checkpoint(self, folder: str, name: str) -> None:
         try:

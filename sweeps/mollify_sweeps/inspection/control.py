@@ -16,6 +16,7 @@ from mollify_core.errors import ConfigError, SweepError
 from mollify_core.program import shell_command
 from mollify_sweeps.inspection.state import PROGRAMS, SweepStatus
 from mollify_sweeps.study import claim
+from mollify_sweeps.study.hiding import MASK
 
 _STOP_PATIENCE = 120.0
 
@@ -80,8 +81,8 @@ def go_on(sweep: SweepStatus) -> None:
     if sweep.state == "running":
         process = f"process {sweep.pid}" if sweep.pid else "a process elsewhere"
         raise ConfigError(f"Expected a sweep that does not run, but {sweep.name!r} is being run by {process}")
-    if ":***@" in typed:
-        raise ConfigError("The password in --study-url was not kept; type the command with it")
+    if MASK in typed:
+        raise ConfigError("The password in the command, as in --study-url, was not kept; type the command with it")
     if sweep.folder and not Path(sweep.folder).is_dir():
         raise ConfigError(f"Sweep {sweep.name!r} was started in {sweep.folder!r}, which is not on this machine")
     os.chdir(sweep.folder or ".")

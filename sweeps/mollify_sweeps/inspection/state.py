@@ -154,7 +154,7 @@ def look(store: Store, study_url: str | None = None) -> SweepStatus:
     try:
         with kept(store, study_url) as (told, reading):
             results = None if reading.study is None else Results(reading.study)
-            signed = (None, None) if reading.study is None else claim.signer(reading.study)
+            signed = claim.signer(claim.boards(store, reading.study if reading.live is None else None))
         reported = store.fs.get_file_info(f"{store.root}/report/summary.md").is_file
     except OSError as error:
         if isinstance(error, MollifyError):
@@ -176,7 +176,7 @@ def _status(
     total = started.trials if started else None
     ended, running = sum(t.state in FINISHED for t in frozen), any(t.state == TrialState.RUNNING for t in frozen)
     done = ended >= total if total is not None else reported and not running
-    beside = store.local or (live.parent if live else signed[1])
+    beside = store.local or signed[1] or (live.parent if live else None)
     driver = (claim.driver_of(beside) if beside else None) or signed[0]
     if driver is None and copied is not None and time.time() - copied < claim.FRESH and running:
         driver = None, started.host if started else None  # on another machine, which copies its study here

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from mollify_core.datasets.options import DataOptions
 from mollify_core.program import shell_command
 from mollify_sweeps.cluster.workers import Workers
+from mollify_sweeps.study.hiding import hidden
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ class Command:
     program: str
     words: tuple[str, ...]
 
-    def hiding(self, secret: str | None, shown: str) -> Command:
-        """The command with something else in the place of a secret."""
-        return replace(self, words=tuple(word.replace(secret, shown) if secret else word for word in self.words))
+    @property
+    def shown(self) -> Command:
+        """The command without passwords."""
+        return replace(self, words=tuple(map(hidden, self.words)))
 
     def with_trials(self, trials: int) -> Command:
         """The command with another number of trials."""

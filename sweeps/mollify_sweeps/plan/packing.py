@@ -22,7 +22,7 @@ import torch
 from mollify_core.datasets import DatasetSpec, ImageSet
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
-from mollify_sweeps.plan.rehearsal import ready
+from mollify_sweeps.plan.rehearsal import apart, ready, resident_bytes
 
 SECONDS = 4.0  # of training, in each candidate
 _WARM_UP = 2  # steps
@@ -62,7 +62,7 @@ class Packing:
     why: str
 
 
-def choose(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, cores: int) -> Packing:
+def choose(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, cores: int, n_fit: int, n_val: int) -> Packing:
     """Measures one trial at a time against several, on a GPU of this machine or on its CPU.
 
     Args:
@@ -70,8 +70,10 @@ def choose(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, cores: int) -> P
         sample: one batch of real images.
         spec: their data set.
         cores: CPU cores of this machine that trials may have.
+        n_fit, n_val: number of fit and validation images, which a trial holds.
     """
     gpu = torch.cuda.is_available()
+    device, beside = "cuda" if gpu else "cpu", resident_bytes(spec, n_fit, n_val, gpu=gpu)
     candidates = (
         [n for n in (1, 2, 3, 4, 6, 8, 12, 16) if n <= cores] if gpu else sorted({1, max(1, cores // 2), cores})
     )
@@ -79,7 +81,7 @@ def choose(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, cores: int) -> P
     for trials in candidates:
         if measured and trials * measured[0].memory > _MEMORY * _free(gpu):
             break
-        measured.append(measure(recipe, sample, spec, trials, max(1, cores // trials), "cuda" if gpu else "cpu"))
+        measured.append(measure(recipe, sample, spec, trials, max(1, cores // trials), device, beside))
         if gpu and len(measured) > 1 and measured[-1].images_per_second < measured[-2].images_per_second:
             break  # it is full
     best = measured[0]
@@ -92,8 +94,10 @@ def choose(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, cores: int) -> P
     return Packing(best.threads if not gpu else 1, 1 / best.trials if gpu else 0.0, why)
 
 
-def measure(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, trials: int, threads: int, device: str) -> Measured:
-    """Trains in so many processes at once for some seconds.
+def measure(
+    recipe: Recipe, sample: ImageSet, spec: DatasetSpec, trials: int, threads: int, device: str, beside: int = 0
+) -> Measured:
+    """Trains in so many processes at once for some seconds, each of which holds so many bytes beside that.
 
     Raises:
         ConfigError: a process failed, as when memory ran out.
@@ -101,7 +105,7 @@ def measure(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, trials: int, th
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(trials), context.Queue()
     light = dataclasses.replace(spec, source=None)
-    job = (recipe.to_dict(), sample, light, threads, device)
+    job = (recipe.to_dict(), sample, light, threads, device, beside)
     processes = [context.Process(target=_train, args=(job, barrier, answers), daemon=True) for _ in range(trials)]
     for process in processes:
         process.start()
@@ -135,8 +139,9 @@ def _collect(processes: list[Any], answers: Any) -> Iterator[tuple[float, int]]:
 
 def _train(job: tuple, barrier: Any, answers: Any) -> None:
     """One trial's steps, in a process of its own: puts (images per second, bytes)."""
-    tree, sample, spec, threads, device = job
+    tree, sample, spec, threads, device, beside = job
     torch.set_num_threads(threads)
+    held = torch.ones(beside, dtype=torch.uint8, device=device)  # as a trial holds its images
     training = ready(Recipe.from_dict(tree), sample, spec, torch.device(device))
     training.rehearse(math.inf, _WARM_UP, warm_up=0)
     barrier.wait(_PATIENCE)
@@ -146,11 +151,12 @@ def _train(job: tuple, barrier: Any, answers: Any) -> None:
         used = max(torch.cuda.max_memory_reserved(), (total - free) // barrier.parties)  # the latter with its context
     else:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    del held
     answers.put((training.images_per_step / statistics.median(times), used))
 
 
 def _free(gpu: bool) -> int:
     """Free bytes of the first GPU, or of this machine."""
     if gpu:
-        return torch.cuda.mem_get_info()[0]
+        return apart(torch.cuda.mem_get_info)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -32,6 +32,27 @@ class Placement:
         return f"{self.gpus:g} GPU" if self.gpus else "CPU"
 
 
+def growing(nodes: list[Node], resources: Resources) -> list[Node]:
+    """The machines of a cluster, and those that its autoscaler starts while trials wait for them.
+
+    Args:
+        nodes: that run.
+        resources: what is asked for; it says how many trials at once are hoped for, or the cluster stays as it is.
+
+    Raises:
+        ConfigError: no machine runs, so that nobody can tell whether trials are to have GPUs.
+    """
+    if not resources.at_most or resources.at_most < 1:
+        return nodes
+    if resources.gpus is None and all(node.cpus < resources.cpus for node in nodes):
+        raise ConfigError(
+            "Expected --gpus-per-worker, 0 for none: no machine of the cluster that could train runs yet, and what "
+            "those have that it will start is not known"
+        )
+    coming = Node(resources.cpus, resources.gpus or 0)
+    return [*nodes, *[coming] * (resources.at_most * resources.workers.most)]
+
+
 def place(nodes: list[Node], resources: Resources, trials: int) -> Placement:
     """Computes how many trials run at once so that none ever waits for what another one holds.
 
@@ -48,6 +69,11 @@ def place(nodes: list[Node], resources: Resources, trials: int) -> Placement:
             raise ConfigError(f"Expected {name} to be at least 1, but got {value}")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise ConfigError(f"Expected --gpus-per-worker to be 0, a fraction of 1, or a whole number, but got {gpus:g}")
+    if gpus is not None and 0 < gpus < 1 and not workers.alone:  # Ray puts both on one, and NCCL refuses that
+        raise ConfigError(
+            f"Expected --gpus-per-worker to be a whole number where a trial has several workers, since no two of them "
+            f"can share a GPU, but got {gpus:g}"
+        )
     if gpus is None:
         gpus = 1.0 if any(n.gpus for n in nodes) else 0.0
     slots = 0

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import multiprocessing
 import statistics
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +23,22 @@ from mollify_core.worker import Worker
 from mollify_sweeps.plan.placement import Placement
 
 _SECONDS, _STEPS = 8.0, 3  # that are timed at most
+T = TypeVar("T")
+
+
+def apart(action: Callable[..., T], *args: object) -> T:
+    """What `action` returns in a process of its own: one that has used a GPU keeps some of its memory to its end.
+
+    Raises:
+        BrokenProcessPool: that process died.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(action, *args).result()
+
+
+def resident_bytes(spec: DatasetSpec, n_fit: int, n_val: int, *, gpu: bool) -> int:
+    """What a trial holds beside its training: every cell of validation; on a GPU its images, else shared by all."""
+    return math.prod(spec.image_shape) * (n_val * CELLS + n_fit * gpu)
 
 
 def ready(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, device: torch.device) -> Training:
@@ -47,17 +70,26 @@ def seconds_per_trial(
     """
     if placement.gpus and not torch.cuda.is_available():
         return None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(placement.cpus)
+    job = (recipe, sample, dataclasses.replace(spec, source=None), placement.cpus, "cuda" if placement.gpus else "cpu")
     try:
-        training = ready(recipe, sample, spec, torch.device("cuda" if placement.gpus else "cpu"))
-        per_image = statistics.median(training.rehearse(_SECONDS, _STEPS)) / training.images_per_step
-    finally:
-        torch.set_num_threads(threads)
+        per_image = apart(_per_image, *job) if placement.gpus else _per_image(*job)
+    except BrokenProcessPool:
+        return None
     # A forward pass costs a third of a step.
     each = epoch_images(n_fit, round(n_val * (1 - recipe.data.judging_fraction)))
     validation = (each * recipe.optim.epochs + n_val) * CELLS / 3
     return per_image / placement.workers.most * (n_fit * recipe.optim.epochs + validation)
+
+
+def _per_image(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, threads: int, device: str) -> float:
+    """Seconds of training for each image."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        training = ready(recipe, sample, spec, torch.device(device))
+        return statistics.median(training.rehearse(_SECONDS, _STEPS)) / training.images_per_step
+    finally:
+        torch.set_num_threads(before)
 
 
 def checkpoint_bytes(recipe: Recipe, spec: DatasetSpec) -> int:

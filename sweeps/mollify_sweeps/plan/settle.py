@@ -28,7 +28,7 @@ from mollify_core.training_data import split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
-from mollify_sweeps.plan.placement import Placement, place
+from mollify_sweeps.plan.placement import Placement, growing, place
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import methods, space
@@ -182,15 +182,16 @@ def sweep(
     _check_fit(base, searches, prepared.spec, len(fit), range(placement.workers.least, placement.workers.most + 1))
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     if pack:
-        placement = _packed(base, sample, prepared.spec, nodes, running.resources, trials)
+        packed = packing.choose(base, sample, prepared.spec, cores(), len(fit), len(validation))
+        placement = _packed(packed, nodes, running.resources, trials)
     description = _description(base, prepared, searches, objectives=objectives, sampler=sampler, pruner=pruner)
     name = name or prefix + default_name(base, description.identity)
     if not _NAME.fullmatch(name):
         raise ConfigError(f"Expected --name to be letters, digits, '.', '_' and '-', but got {name!r}")
     store = Store(running.keeping.storage) / name
     local = store.local or Path("runs").resolve() / name
-    secret = running.keeping.study_url
-    location = Location(secret) if secret else Location.of_file(local / STUDY)
+    url = running.keeping.study_url
+    location = Location(url) if url else Location.of_file(local / STUDY)
     description = dataclasses.replace(description, name=name, storage=store.uri, study_url=location.shown)
     seconds = rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
     return Sweep(
@@ -204,7 +205,7 @@ def sweep(
         checkpoint_bytes=checkpoint_bytes,
         fit=len(fit),
         validation=len(validation),
-        command=running.command.hiding(secret, location.shown),
+        command=running.command.shown,
         data_flags=tuple(running.data.flags(prepared.spec)),
         following=running.following,
         address=running.resources.address,
@@ -374,11 +375,8 @@ def _pack(resources: Resources) -> bool:
     return True
 
 
-def _packed(
-    base: Recipe, sample: Any, spec: DatasetSpec, nodes: list[Node], resources: Resources, trials: int
-) -> Placement:
+def _packed(packed: packing.Packing, nodes: list[Node], resources: Resources, trials: int) -> Placement:
     """Where trials run when as many share a device as train the most images together."""
-    packed = packing.choose(base, sample, spec, cores())
     placement = place(nodes, dataclasses.replace(resources, cpus=packed.cpus, gpus=packed.gpus), trials)
     return dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
 
@@ -389,8 +387,4 @@ def _nodes(resources: Resources) -> list[Node]:
         import torch
 
         return [Node(cores(), torch.cuda.device_count())]
-    nodes = cluster_nodes(resources.address)
-    if resources.at_most and resources.at_most > 0:  # the autoscaler starts machines when trials wait for them
-        coming = resources.at_most * resources.workers.most
-        nodes += [Node(resources.cpus, resources.gpus or 0)] * coming
-    return nodes
+    return growing(cluster_nodes(resources.address), resources)

@@ -3,6 +3,7 @@
 <storage>/<sweep>/
   sweep.json                     what the sweep is
   study.sqlite                   the study (a snapshot of it, when the storage is not local)
+  driver.json                    who runs it, when the storage is not local
   trials/00012/                  recipe.json, metrics.jsonl, validation.npz, checkpoints/epoch-0007/
   report/                        report.html, trials.parquet, best_recipe.json, summary.md, plots/*.png
 """
@@ -40,11 +41,7 @@ class Store:
     def __init__(self, uri: str, *, opened: bool = True) -> None:
         if "@" in uri.partition("://")[2].partition("/")[0]:
             raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
-        self.uri = (
-            (uri.rstrip("/") if not uri.endswith("://") else uri)
-            if "://" in uri
-            else str(Path(uri).expanduser().resolve())
-        )
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         if opened:
             self.open()
 
@@ -61,6 +58,7 @@ class Store:
                 self.fs, self.root = fs.FileSystem.from_uri(self.uri)
                 if not self.root:
                     raise ValueError("it names no bucket")
+                self.uri = self.uri.rstrip("/")
                 if isinstance(self.fs, fs.S3FileSystem):
                     rebuild, (options,) = self.fs.__reduce__()  # what the URI and the environment have said
                     self.fs = rebuild({**options, **_TIMEOUTS})
@@ -92,8 +90,8 @@ class Store:
         return other
 
     def renew(self) -> None:
-        """Looks for the credentials anew, as in a file that has been written since; where it has none, nothing."""
-        if isinstance(self.fs, fs.S3FileSystem):
+        """Looks for the credentials anew, as in a file that has been written since; where there are none, nothing."""
+        if isinstance(vars(self).get("fs"), fs.S3FileSystem):
             rebuild, (options,) = self.fs.__reduce__()
             self.fs = rebuild(options)
 

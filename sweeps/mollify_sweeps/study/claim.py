@@ -1,30 +1,35 @@
 """Who runs a sweep: one driver at a time.
 
-On its machine a lock on a file says so, which ends with its process, however that ends. A study in a database server is
-reached from other machines too: there its driver signs every few seconds, and is taken for dead when it has not for a
-while. No clock is compared for that: whoever comes looks whether the signature changes.
+On its machine a lock on a file says so, which ends with its process, however that ends. A study in a database server
+and an object store are reached from other machines and folders too: there its driver signs every few seconds, and is
+taken for dead when it has not for a while. No clock is compared for that: whoever comes looks whether the signature
+changes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
 
-from mollify_core.errors import ConfigError, SweepError
+from mollify_core.errors import ConfigError, StorageError, SweepError, first_line
+from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.ledger import Ledger
 
 FRESH = 90.0  # seconds for which what a driver left is a sign that it runs, to those who only look
+DRIVER = "driver.json"  # in an object store: the signature
 _KEY = "driver"  # attribute of a study: the signature
+_AWAY = (StorageInternalError, OSError)  # of a study's database, and of a store
 _EVERY = 5.0  # seconds between signatures
 _LAPSE = 30.0  # seconds without one after which a driver is dead
 _SETTLE = 1.0  # seconds in which two that came at once have both signed: the last one stays
@@ -73,21 +78,91 @@ def driver_of(folder: Path) -> Driver | None:
 # ---- on several
 
 
-def signer(study: Ledger) -> tuple[Driver | None, Path | None]:
-    """(driver, its folder) of another machine that has signed a study of late; the folder also when it has not."""
-    signature = study.user_attrs.get(_KEY)
-    if not signature:
-        return None, None
-    fresh = signature["host"] != socket.gethostname() and abs(time.time() - signature["time"]) < FRESH
-    return (signature["pid"], signature["host"]) if fresh else None, Path(signature["folder"])
+class Board(Protocol):
+    """Where a driver signs."""
+
+    def read(self) -> dict[str, Any] | None:
+        """The signature, where there is one."""
+
+    def write(self, signature: dict[str, Any] | None) -> None:
+        """Puts a signature in the place of whatever is there, or none."""
+
+
+class InStudy:
+    """An attribute of the first study of a sweep, on a database server."""
+
+    def __init__(self, study: Ledger) -> None:
+        self._study = study
+
+    def read(self) -> dict[str, Any] | None:
+        """See `Board`."""
+        return self._study.user_attrs.get(_KEY)
+
+    def write(self, signature: dict[str, Any] | None) -> None:
+        """See `Board`."""
+        self._study.set_user_attr(_KEY, signature)
+
+
+class InStore:
+    """A small file in the folder of a sweep, in an object store; these show at once what was written last.
+
+    Each method raises a StorageError when the store does not do it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self) -> dict[str, Any] | None:
+        """See `Board`; what is no signature is none."""
+        with self._told():
+            data = self._store.read(DRIVER)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = json.loads(data or b"")
+            kinds = {"pid": int, "host": str, "folder": str, "id": str, "time": float}
+            return {name: kind(found[name]) for name, kind in kinds.items()}
+        return None
+
+    def write(self, signature: dict[str, Any] | None) -> None:
+        """See `Board`."""
+        with self._told():
+            if signature is None:
+                self._store.fs.delete_file(f"{self._store.root}/{DRIVER}")
+            else:
+                self._store.write(DRIVER, json.dumps(signature).encode())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"Cannot use storage {self._store.uri!r}: {first_line(error)}") from None
+
+
+def boards(store: Store, served: Ledger | None) -> list[Board]:
+    """Where the driver of a sweep signs: wherever another machine, or another folder of this one, may come from.
+
+    Args:
+        store: the sweep's folder.
+        served: its study, where that is on a database server.
+    """
+    found: list[Board] = [] if store.local else [InStore(store)]
+    return found if served is None else [*found, InStudy(served)]
+
+
+def signer(places: Sequence[Board]) -> tuple[Driver | None, Path | None]:
+    """(driver, its folder) of another machine that has signed of late; the folder also when it has not."""
+    for signature in filter(None, (place.read() for place in places)):
+        fresh = signature["host"] != socket.gethostname() and abs(time.time() - signature["time"]) < FRESH
+        return (signature["pid"], signature["host"]) if fresh else None, Path(signature["folder"])
+    return None, None
 
 
 @contextlib.contextmanager
-def signed(study: Ledger, folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Holds a sweep in its study for this process, which holds the lock in `folder`.
+def signed(places: Sequence[Board], folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Holds a sweep for this process, which holds the lock in `folder`, by a signature in each of some places.
 
     Args:
-        study: the sweep's, in a database server.
+        places: see `boards`.
         folder: where this driver keeps its files.
         say: takes one line for the user, while it waits.
 
@@ -98,24 +173,28 @@ def signed(study: Ledger, folder: Path, say: Callable[[str], None]) -> Iterator[
         ConfigError: a driver on another machine, or in another folder, holds it.
     """
     own = {"pid": os.getpid(), "host": socket.gethostname(), "folder": str(folder), "id": uuid.uuid4().hex}
-    _wait_for_silence(study, own, say)
-    _sign(study, own)
-    time.sleep(_SETTLE)
-    _refuse(study.user_attrs[_KEY], own)
+    _wait_for_silence(places, own, say)
+    for place in places:
+        _sign(place, own)
+    if places:
+        time.sleep(_SETTLE)
+    for place in places:
+        _refuse(place.read(), own)
     ended, taken = threading.Event(), threading.Event()
 
     def keep() -> None:
-        while not ended.wait(_EVERY):
-            with contextlib.suppress(StorageInternalError):  # away: the study's own operations tell the user
-                found = study.user_attrs.get(_KEY)
-                if not found or found["id"] != own["id"]:
-                    taken.set()
-                    return
-                _sign(study, own)
+        while places and not ended.wait(_EVERY):
+            for place in places:
+                with contextlib.suppress(*_AWAY):  # the study's and the storage's own operations tell the user
+                    found = place.read()
+                    if not found or found["id"] != own["id"]:
+                        taken.set()
+                        return
+                    _sign(place, own)
 
     def check() -> None:
         if taken.is_set():
-            raise SweepError("Another driver has taken this sweep over, since this one was cut off from the study")
+            raise SweepError("Another driver has taken this sweep over, since this one was cut off from its storage")
 
     thread = threading.Thread(target=keep, name="claim", daemon=True)
     thread.start()
@@ -124,34 +203,40 @@ def signed(study: Ledger, folder: Path, say: Callable[[str], None]) -> Iterator[
     finally:
         ended.set()
         thread.join(_EVERY)
-        with contextlib.suppress(StorageInternalError):
-            if not taken.is_set():
-                study.set_user_attr(_KEY, None)
+        for place in places if not taken.is_set() else ():
+            with contextlib.suppress(*_AWAY):
+                place.write(None)
 
 
-def _wait_for_silence(study: Ledger, own: dict[str, Any], say: Callable[[str], None]) -> None:
+def _wait_for_silence(places: Sequence[Board], own: dict[str, Any], say: Callable[[str], None]) -> None:
     """Returns once nobody signs; at once where the last who did had our lock, so that it must be dead."""
-    last = study.user_attrs.get(_KEY)
-    if not last or (last["host"], last["folder"]) == (own["host"], own["folder"]):
+
+    def others() -> list[dict[str, Any]]:
+        found = filter(None, (place.read() for place in places))
+        return [one for one in found if (one["host"], one["folder"]) != (own["host"], own["folder"])]
+
+    last = others()
+    if not last:
         return
-    say(f"looking for {_LAPSE:.0f} s whether {_named(last)} still runs this sweep")
+    say(f"looking for {_LAPSE:.0f} s whether {_named(last[0])} still runs this sweep")
     until = time.monotonic() + _LAPSE
     while time.monotonic() < until:
         time.sleep(_EVERY / 5)
-        now = study.user_attrs.get(_KEY)
+        now = others()
         if not now:
             return
-        if now != last:
-            _refuse(now, own)
+        for one in now:
+            if one not in last:
+                _refuse(one, own)
 
 
-def _refuse(signature: dict[str, Any], own: dict[str, Any]) -> None:
-    if signature["id"] != own["id"]:
+def _refuse(signature: dict[str, Any] | None, own: dict[str, Any]) -> None:
+    if signature is not None and signature["id"] != own["id"]:
         raise ConfigError(f"This sweep is being run already, by {_named(signature)}")
 
 
-def _sign(study: Ledger, own: dict[str, Any]) -> None:
-    study.set_user_attr(_KEY, {**own, "time": time.time()})
+def _sign(place: Board, own: dict[str, Any]) -> None:
+    place.write({**own, "time": time.time()})
 
 
 def _named(signature: dict[str, Any]) -> str:

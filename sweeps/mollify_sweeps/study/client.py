@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,16 @@ import ray
 from mollify_sweeps.cluster.connection import NAMESPACE
 
 _ASK_AGAIN = 2.0  # seconds after which a study that could not be written is asked again
+
+
+def actor_name(sweep: str) -> str:
+    """A name for the study's actor of one driver: users of a cluster may have sweeps of one name."""
+    return f"study-{sweep}-{uuid.uuid4().hex[:8]}"
+
+
+def sweep_of(actor: str) -> str:
+    """The sweep whose study's actor has this name."""
+    return actor.removeprefix("study-").rpartition("-")[0]
 
 
 class StudyClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -15,15 +16,34 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL, make_url
 
 from mollify_core.errors import ConfigError, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study.description import Description, describe, described
+from mollify_sweeps.study.hiding import MASK, hidden
 from mollify_sweeps.study.ledger import Ledger, study_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 FAILURES = ("nan", "oom", "device", "settings", "bug")  # what a failed trial is told as
 _SQLITE = "sqlite:///"
+# A server that is gone without a word, as after a failover, is given up before another driver takes this one for dead
+# (`claim`): seconds, but `tcp_user_timeout`, which is in milliseconds. A user's own, in the URL, stay.
+_LIBPQ = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+_MYSQL = {"connect_timeout": 10, "read_timeout": 15, "write_timeout": 15}
+_TIMEOUTS: dict[str, dict[str, int]] = {
+    "sqlite+pysqlite": {"timeout": 60},
+    "postgresql+psycopg2": _LIBPQ,
+    "postgresql+psycopg": _LIBPQ,
+    "mysql+pymysql": _MYSQL,
+    "mysql+mysqldb": _MYSQL,
+}
 
 
 @dataclass(frozen=True)
@@ -49,20 +69,12 @@ class Location:
     @property
     def shown(self) -> str:
         """The URL as it may be shown: without a password."""
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
-        if self.file is not None:
-            return self.url
-        try:
-            return make_url(self.url).render_as_string(hide_password=True)
-        except ArgumentError:
-            return "given by --study-url"
+        return self.url if self.file is not None else hidden(self.url)
 
     @property
     def incomplete(self) -> bool:
         """Whether it is only what may be shown of a URL with a password."""
-        return ":***@" in self.url
+        return MASK in self.url
 
     @property
     def draftable(self) -> bool:
@@ -70,13 +82,32 @@ class Location:
         file = self.file
         return file is not None and not (":memory:" in self.url or "?" in self.url or file.exists())
 
+    @property
+    def engine(self) -> URL:
+        """The URL as SQLAlchemy takes it, with a driver that is installed: which it takes for PostgreSQL changes.
+
+        Raises:
+            ArgumentError: it is none (SQLAlchemy's).
+        """
+        url = make_url(self.url)
+        if url.drivername != "postgresql":
+            return url
+        newer = importlib.util.find_spec("psycopg") is not None
+        return url.set(drivername=f"postgresql+{'psycopg' if newer else 'psycopg2'}")
+
+    @property
+    def timeouts(self) -> dict[str, int]:
+        """How long the driver waits, as arguments of a connection; raises as `engine` does."""
+        url = self.engine
+        known = _TIMEOUTS.get(f"{url.get_backend_name()}+{url.get_driver_name()}", {})
+        return {name: value for name, value in known.items() if name not in url.query}
+
     def open(self) -> optuna.storages.BaseStorage:
         """Optuna's storage there.
 
         Raises:
             StorageError: it cannot be opened; the password is not shown.
         """
-        options = {"pool_pre_ping": True} if self.file is None else {"connect_args": {"timeout": 60}}
         try:
             if self.draftable:
                 # Its tables are made in many steps: whoever looks meanwhile, or after a kill, is to find none or all.
@@ -84,11 +115,12 @@ class Location:
                 draft = self.file.with_name(f"{self.file.name}.{os.getpid()}.tmp")
                 optuna.storages.RDBStorage(Location.of_file(draft).url).engine.dispose()
                 os.replace(draft, self.file)
-            return optuna.storages.RDBStorage(self.url, engine_kwargs=options)
+            options = {"connect_args": self.timeouts, "pool_pre_ping": self.file is None}
+            return optuna.storages.RDBStorage(self.engine.render_as_string(False), engine_kwargs=options)
         except Exception as error:  # SQLAlchemy, the driver, or a missing driver: a user's URL is wrong in many ways
             missing = isinstance(error, ImportError) and self.url.startswith("postgresql")
             hint = "; the package's extra `postgresql` brings the driver" if missing else ""
-            raise StorageError(f"Cannot open the study {self.shown}: {cause(error)}{hint}") from None
+            raise StorageError(f"Cannot open the study {self.shown}: {hidden(cause(error))}{hint}") from None
 
     def load(self, name: str) -> Ledger | None:
         """The studies of a sweep, or None when there are none yet; raises as `open` does."""

@@ -120,6 +120,7 @@ class Snapshots:
         try:
             self._copy(self._live)
         except OSError as error:
+            self._store.renew()
             self._tell(f"the study's snapshot cannot be stored for now; the sweep goes on ({reason(error)})")
             self._failed = True
             return False

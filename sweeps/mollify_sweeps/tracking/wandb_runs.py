@@ -1,6 +1,8 @@
 """Weights & Biases: a run for each trial and one for the report of the sweep, all in one group.
 
 A run's identity is made of its sweep and its trial, so a trial that goes on in another process goes on in its run.
+Offline that is a second run of the same identity, which `wandb sync` puts in the place of the first: it begins with a
+copy of it.
 Nothing is sent unless the mode is "online": then wandb writes to this machine only, and says nothing to its makers.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import hashlib
+import json
 import netrc
 import os
 import re
@@ -25,6 +28,7 @@ from mollify_sweeps.tracking.follower import Follower
 
 Mode = Literal["online", "offline", "off"]
 
+_EPOCH = "_epoch"
 PATIENCE = 30.0  # seconds for wandb's server, at the start and at the end of a run
 
 
@@ -49,11 +53,29 @@ class WandbRuns(Follower):
     def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
         if number not in self._runs:
             self._runs[number] = self._open(f"{number:05d}", "trial", recipe, kind)
+            for metrics in self._kept(number):
+                self._runs[number].log(metrics, step=metrics.pop(_EPOCH), commit=True)
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         run = self._runs.get(number)
         if run is not None:  # of a repeated epoch wandb keeps the first row; a resumed trial repeats the same numbers
             run.log(metrics, step=epoch, commit=True)
+            if self._mode == "offline":
+                with open(self._curve(number), "a", encoding="utf-8") as file:
+                    file.write(json.dumps({_EPOCH: epoch, **metrics}) + "\n")
+
+    def _curve(self, number: int) -> Path:
+        return self._folder / "wandb" / f"curve-{number:05d}.jsonl"
+
+    def _kept(self, number: int) -> list[dict[str, Any]]:
+        """The epochs of a trial that an earlier offline run has, each once, in order."""
+        found: dict[int, dict[str, Any]] = {}
+        if self._mode == "offline" and self._curve(number).exists():
+            for line in self._curve(number).read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a kill has cut off
+                    metrics = json.loads(line)
+                    found.setdefault(int(metrics[_EPOCH]), metrics)
+        return [found[epoch] for epoch in sorted(found)]
 
     def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
         run = self._runs.pop(number, None)

@@ -21,7 +21,7 @@ from mollify_core.errors import first_line
 from mollify_core.recipe import Recipe
 from mollify_core.worker import Worker
 from mollify_sweeps.storage.store import Store, trial_folder
-from mollify_sweeps.study.client import StudyClient
+from mollify_sweeps.study.client import StudyClient, sweep_of
 from mollify_sweeps.trial import feed, preemption
 from mollify_sweeps.trial.trial import Trial, TrialSetup
 
@@ -42,7 +42,7 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Trains the assigned recipe to its end, or until it is pruned or stopped."""
         number, study = self.config["number"], StudyClient(self._setup.study)
-        title = f"ray::{self._setup.study.removeprefix('study-')}/{number:05d}"  # as Ray's dashboard and `ps` show it
+        title = f"ray::{sweep_of(self._setup.study)}/{number:05d}"  # as Ray's dashboard and `ps` show it
         ray._raylet.setproctitle(title)  # type: ignore[attr-defined]
         while True:
             group = study.holds(number)

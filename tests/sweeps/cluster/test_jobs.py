@@ -24,7 +24,9 @@ from optuna.trial import TrialState
 
 from mollify_core.errors import ConfigError
 from mollify_sweeps.cli.program import job
+from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import entrypoint
+from mollify_sweeps.study.client import actor_name, sweep_of
 from places import ROOT
 from search import main, parser
 from servers import free_port
@@ -300,3 +302,19 @@ def test_a_job_outlives_the_process_that_submitted_it(head: Head, tmp_path: Path
         assert status(command.split()[-1]) == "STOPPED"
     log = subprocess.run(looking, shell=True, env=head.environment, capture_output=True, text=True, timeout=60)
     assert "Nothing is lost" in log.stdout
+
+
+def test_workers_of_a_cluster_hear_of_the_store_and_of_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REQUEST_CHECKSUM_CALCULATION"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment.of_workers() == {}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://me:{SECRET}@store:9000")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    assert environment.of_workers() == {"AWS_ENDPOINT_URL": "http://store:9000"}
+
+
+def test_actors_of_equal_sweeps_have_names_of_their_own() -> None:
+    first, second = actor_name("digits-resnet8-1a2b3c"), actor_name("digits-resnet8-1a2b3c")
+    assert first != second
+    assert sweep_of(first) == sweep_of(second) == "digits-resnet8-1a2b3c"

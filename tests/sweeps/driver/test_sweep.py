@@ -257,8 +257,14 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_a_trial(tmp_path):
-    """Data-parallel over gloo: the trial's curve is one curve, and its checkpoint a whole one."""
+def test_two_workers_a_trial(tmp_path, monkeypatch):
+    """Data-parallel over gloo: the trial's curve is one curve, and its checkpoint a whole one.
+
+    Nothing of it stays in the machine's folder for temporary files, where another user could have foreseen its name.
+    """
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # its sockets need a short path
     argv = ["--dataset", "digits", "--trials", "2", "--epochs", "2", "--train-fraction", "0.1", "--name", "s"]
     out = finish(start(tmp_path, *argv, "--set", "validation_fraction=0.05", "--workers-per-trial", "2"))
     assert "2 workers on CPU, 1 CPU each" in out
@@ -268,6 +274,7 @@ def test_two_workers_a_trial(tmp_path):
     assert sorted(trial.intermediate_values) == [0, 1]
     store = Store(trial.user_attrs["checkpoint"])
     assert checkpoint.load(store.fs, store.root).epoch == 2
+    assert not [path for name in ("trial-*", "mollify-*") for path in (tmp_path / "tmp").glob(name)]
 
 
 @pytest.mark.slow

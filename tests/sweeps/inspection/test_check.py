@@ -411,6 +411,13 @@ def test_what_a_killed_process_leaves_is_only_noted(folder):
     ]
 
 
+def test_two_drivers_on_one_trial_leave_a_whole_checkpoint_of_another_recipe(folder):
+    """The second one finds the first one's checkpoint in its way, and sets it aside."""
+    shutil.copytree(epoch(folder, 1, 3), folder / trial_folder(0) / "checkpoints/bad-epoch-0003")
+    says = "bad-epoch-0003 is of another recipe: two drivers have trained it, or its study was lost"
+    assert findings(folder) == [f"trial 0: {says}"]
+
+
 def test_values_of_images_that_only_judge_are_not_held_against_the_trials(folder):
     array(folder, 0)
     sweep = Description.from_json((folder / "sweep.json").read_text())
@@ -516,6 +523,9 @@ def test_in_object_storage(folder, tmp_path):
         sql(folder, STATE, "PRUNED", 3)
         behind = "sweep: the snapshot of the study on storage is behind: it lacks the end of trial 3"
         assert about_the_sweep(store) == [behind]
+        attribute(folder, 4, "recipe", lambda recipe: {**recipe, "seed": 7})
+        found = about_the_sweep(store)
+        assert found[0] == "sweep: the study and its snapshot on storage have two recipes of trial 4: two drivers ran"
         store.write("study.sqlite", b"nonsense")
         (found,) = about_the_sweep(store)
         assert found.startswith("sweep: snapshot.sqlite is damaged")

@@ -268,7 +268,7 @@ def test_continue_says_and_runs_the_command(sweep_in, tmp_path, capsys):
     ("more", "says"),
     [
         ({}, "was not kept"),
-        ({"command": [*COMMAND, "--study-url", "postgresql://u:***@h/d"]}, "password in --study-url was not kept"),
+        ({"command": [*COMMAND, "--study-url", "postgresql://u:***@h/d"]}, "as in --study-url, was not kept"),
         ({"command": COMMAND, "cwd": "/nowhere"}, "'/nowhere', which is not on this machine"),
     ],
 )

@@ -74,6 +74,8 @@ def test_concurrency(nodes, changes, concurrent):
         ([(3, 0), (3, 0)], {"cpus": 4}, "6 CPUs and 0 GPUs on 2 nodes"),
         ([(2, 0)], {"workers": "3:4"}, "needs 3 to 4 workers with 1 CPU, but there are 2 CPUs and 0 GPUs"),
         ([(2, 0)], {"cpus": 0}, "--cpus-per-worker to be at least 1, but got 0"),
+        ([(8, 2)], {"gpus": 0.5, "workers": 2}, "no two of them can share a GPU, but got 0.5"),
+        ([(8, 2)], {"gpus": 0.25, "workers": "1:4"}, "no two of them can share a GPU, but got 0.25"),
         ([(2, 2)], {"gpus": 1.5}, "--gpus-per-worker to be 0, a fraction of 1, or a whole number, but got 1.5"),
     ],
 )
@@ -81,6 +83,20 @@ def test_what_cannot_fit_is_refused(nodes, changes, says):
     with pytest.raises(ConfigError) as error:
         place(nodes, **changes)
     assert says in str(error.value)
+
+
+def test_a_cluster_without_machines_is_not_taken_for_one_without_gpus():
+    head = [Node(0, 0)]
+    with pytest.raises(ConfigError, match="Expected --gpus-per-worker, 0 for none"):
+        placement.growing(head, Resources(at_most=4))
+    for gpus in (0, 1.0):
+        resources = Resources(at_most=4, gpus=gpus)
+        found = placement.place(placement.growing(head, resources), resources, 100)
+        assert (found.concurrent, found.gpus) == (4, gpus)
+    for nodes in ([*head, Node(8, 1)], [*head, Node(1, 0)]):  # what runs says what the others will be
+        resources = Resources(at_most=4)
+        assert placement.place(placement.growing(nodes, resources), resources, 100).gpus == nodes[1].gpus
+    assert placement.growing(head, Resources()) == head
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_a_store_that_cannot_be_opened_waits(monkeypatch, s3):
     for variable in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(variable)
     store = Store(f"s3://{name}/x", opened=False) / "trials"
+    store.renew()  # it has nothing to renew yet
     said: list[str | None] = []
     threading.Timer(1.0, os.environ.__setitem__, ("AWS_ENDPOINT_URL", endpoint)).start()
     store.patience(said.append)(store.open)

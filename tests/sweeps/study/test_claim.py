@@ -1,4 +1,4 @@
-"""One driver runs a sweep, also where drivers of several machines reach its study: real processes on one study."""
+"""One driver runs a sweep, also where drivers of several machines reach its study or its store: real processes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ import optuna
 import pytest
 
 from mollify_core.errors import ConfigError, SweepError
+from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study import claim
-from servers import forked
+from mollify_sweeps.study.ledger import Ledger
+from servers import forked, moto_process
 
 EVERY, LAPSE = 0.2, 2.0
 FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture
-def load(tmp_path, monkeypatch) -> Callable[[], optuna.Study]:
-    """Opens the study of a sweep, as each driver does for itself."""
+@pytest.fixture(params=["study", "store"])
+def load(request, tmp_path, monkeypatch) -> Iterator[Callable[[], list[claim.Board]]]:
+    """Opens the place where the drivers of a sweep sign, as each does for itself: its study, or its object store."""
     monkeypatch.setattr(claim, "_EVERY", EVERY)
     monkeypatch.setattr(claim, "_LAPSE", LAPSE)
+    if request.param == "store":
+        with moto_process(tmp_path / "s3.log"):
+            yield lambda: claim.boards(Store("s3://bucket/sweeps/s"), None)
+        return
     url = f"sqlite:///{tmp_path}/study.sqlite"
     optuna.create_study(study_name="s", storage=url)
-    return lambda: optuna.load_study(study_name="s", storage=url)
+    yield lambda: claim.boards(Store(str(tmp_path)), Ledger.of(optuna.load_study(study_name="s", storage=url)))
 
 
 @contextlib.contextmanager
-def driver(load: Callable[[], optuna.Study], folder: str) -> Iterator[Any]:
+def driver(load: Callable[[], list[claim.Board]], folder: str) -> Iterator[Any]:
     """A process that holds the sweep, asks all the time whether it still does, and leaves with 3 when it does not."""
 
     def hold(ready: Callable[[], None]) -> None:
@@ -51,7 +57,7 @@ def driver(load: Callable[[], optuna.Study], folder: str) -> Iterator[Any]:
         yield process
 
 
-def take(load: Callable[[], optuna.Study], folder: str, said: list[str]) -> None:
+def take(load: Callable[[], list[claim.Board]], folder: str, said: list[str]) -> None:
     with claim.signed(load(), Path(folder), said.append) as check:
         check()
 
@@ -117,6 +123,7 @@ def test_of_several_that_come_at_once_one_stays(load):
 
 def test_who_only_looks_sees_a_driver_of_another_machine(load, monkeypatch):
     study = load()
+    assert study
     assert claim.signer(study) == (None, None)
     with driver(load, "/a/s") as first:
         here = socket.gethostname()
@@ -125,3 +132,10 @@ def test_who_only_looks_sees_a_driver_of_another_machine(load, monkeypatch):
         assert claim.signer(study) == ((first.pid, here), Path("/a/s"))
         monkeypatch.setattr(claim, "FRESH", -1.0)
         assert claim.signer(study) == (None, Path("/a/s"))
+
+
+def test_what_is_no_signature_is_none(tmp_path):
+    board = claim.InStore(Store(str(tmp_path)))
+    for text in ("", "null", "[]", '{"pid": 1}', '{"pid": {}, "host": 1, "folder": 2, "id": 3, "time": "x"}', "\x00"):
+        (tmp_path / "driver.json").write_text(text)
+        assert board.read() is None

@@ -234,6 +234,24 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     assert again.run_id == run.run_id, "an adopted trial continues its own run"
 
 
+def test_wandb_offline_a_resumed_trial_is_whole_in_its_last_run(tmp_path: Path) -> None:
+    """`wandb sync` puts a later run of one identity in the place of an earlier one."""
+    for epochs in (range(3), range(2, 4)):  # killed, and continued with an epoch that it had had already
+        trackers = make(tmp_path, wandb="offline")
+        train(trackers, 7, epochs)
+        trackers.close()
+        with open(tmp_path / "wandb/curve-00007.jsonl", "a") as file:
+            file.write('{"_epoch": 9, "train_l')
+            file.write("\n")
+        time.sleep(1.1)  # the name of a run has its second
+    paths = sorted(tmp_path.glob("wandb/offline-run-*-00007/run-*.wandb"))
+    assert len(paths) == 2
+    rows = [items(record.history.item) for record in wandb_records(paths[-1]) if record.HasField("history")]
+    assert not any("_epoch" in row for row in rows)
+    steps = [(row["_step"], row["train_loss"]) for row in rows]
+    assert steps == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
+
+
 def test_wandb_has_the_report_with_a_table_of_trials_plots_and_an_artifact(tmp_path: Path) -> None:
     folder = tmp_path / "report"
     (folder / "plots").mkdir(parents=True)
