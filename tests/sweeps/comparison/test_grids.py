@@ -95,6 +95,19 @@ def test_fair_runs_differ_in_the_label_only_and_published_ones_do_not():
     assert (base.model.network, base.optim.epochs) == ("im_resnet18", 100)
 
 
+def test_soft_runs_differ_in_augmentation_and_label_only():
+    runs = grids.soft(list(grids.SOFT))
+    assert len(runs) == 12
+    assert all(run.settings.keys() == {"method", "label"} for run in runs)
+    fair, published = (grids.base("soft", spec("cifar10"), protocol) for protocol in grids.PROTOCOLS)
+    assert (fair.model.network, fair.optim.epochs, fair.optim.lr) == ("wrn28_4", 300, 0.1)
+    assert (fair.model.published, published.model.published) == (False, True)
+    recipe = fair.with_(runs[0].settings)
+    assert (runs[0].name, recipe.augmentations, recipe.label) == ("crop, hard", ("flip", "soft-crop"), "hard")
+    with pytest.raises(ConfigError, match="Unknown augmentation 'crops'; did you mean 'crop'"):
+        grids.soft(["crops"])
+
+
 # ---- tables, of made-up numbers
 
 
@@ -200,6 +213,21 @@ def test_matching_tables_stand_beside_the_published_figures():
     assert "information matching - hard labels" in text
     assert "### Accuracy under distortion" in text
     assert "| 40.00 |" in text
+
+
+def test_soft_labels_are_held_against_the_other_labels_of_their_augmentation():
+    records = [
+        record(run.name, seed, grid="soft", **({"corrupted_nll": 0.3 + 1e-3 * seed} if "soft" in run.name else {}))
+        for run in grids.soft(["crop", "trivialaugment"])
+        for seed in (0, 1, 2)
+    ]
+    text = grid_report.summary(records, [SWEEP])
+    for name in ("crop", "trivialaugment"):
+        for other in ("hard", "fixed 0.1"):
+            assert f"| {name}, soft - {name}, {other} |" in text
+    assert "Soft labels against other labels of the same augmentation, of 4 comparisons:" in text
+    assert "<svg" in grid_report.page(records, [SWEEP])
+    assert grid_plots.draw(records).keys() == {"cifar10_soft"}
 
 
 def test_plots_are_drawn_for_what_is_there():
