@@ -107,7 +107,7 @@ def disk(folder: Path, megabytes: int) -> Iterator[Callable[[int], None]]:
 
 
 def test_storage_full(sweep: Make, unbroken: Make, tmp_path):
-    """Set-up: a sweep whose results go to a disk of 12 MB, which is full in the third trial or so; the study is
+    """Set-up: a sweep whose results go to a disk of 4 MB, which is full in the third trial or so; the study is
     elsewhere. After a while the disk grows. Minimum time: 1 min 15 s.
 
     1. The sweep does not end and no trial fails; one message says that the storage is full.
@@ -115,7 +115,7 @@ def test_storage_full(sweep: Make, unbroken: Make, tmp_path):
     3. Once there is room the sweep goes on by itself to the result of an unbroken sweep, bit for bit.
     4. The checker finds nothing.
     """
-    with disk(tmp_path / "disk", 12) as resize:
+    with disk(tmp_path / "disk", 4) as resize:
         url = f"sqlite:///{tmp_path}/study.sqlite"
         one = sweep(*SHORT, "--study-url", url, storage=str(tmp_path / "disk"))
         one.study = tmp_path / "study.sqlite"
@@ -141,14 +141,14 @@ def test_storage_full(sweep: Make, unbroken: Make, tmp_path):
 
 
 def test_everything_full(sweep: Make, unbroken: Make, tmp_path):
-    """Set-up: a sweep with results and study on one disk of 12 MB; once it is full and the sweep has stopped, or a
+    """Set-up: a sweep with results and study on one disk of 4 MB; once it is full and the sweep has stopped, or a
     minute after, the disk grows. Minimum time: 1 min 15 s.
 
     1. If the sweep ends, then with one sentence that says why.
     2. It goes on by itself or by the same command, to the result of an unbroken sweep, bit for bit.
     3. The checker finds nothing.
     """
-    with disk(tmp_path / "disk", 12) as resize:
+    with disk(tmp_path / "disk", 4) as resize:
         one = sweep(*SHORT, storage=str(tmp_path / "disk"))
         try:
             one.start()
