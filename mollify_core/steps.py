@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Steps:
 
 
 def check_steps(
-    recipe: Recipe, images: int, workers: Iterable[int], classes: int, image_shape: tuple[int, int, int]
+    recipe: Recipe, images: int, workers: Sequence[int], classes: int, image_shape: tuple[int, int, int]
 ) -> None:
     """Checks that every worker gets images of every full step, and no network a single one that it cannot learn from.
 
@@ -79,13 +79,13 @@ def check_steps(
         if size < number * repeat:
             each = f"{number} worker{'s' * (number > 1)}" + (f" times repeat {repeat}" if repeat > 1 else "")
             raise ConfigError(f"Expected `batch_size` to be at least an image for each of {each}, but got {size}")
-        steps = Steps.of(recipe, images, number)
-        if steps.smallest * repeat == 1 and not _learns_from_one(recipe, classes, image_shape):
-            who = "a step" if number == 1 else f"one of {number} workers"
-            raise ConfigError(
-                f"Expected at least two images for {who}, since {recipe.model.network} normalises over the batch, but "
-                f"{images} images in batches of {size} leave one: choose another `batch_size`"
-            )
+    alone = [number for number in workers if Steps.of(recipe, images, number).smallest * repeat == 1]
+    if alone and not _learns_from_one(recipe, classes, image_shape):
+        who = "a step" if alone[0] == 1 else f"one of {alone[0]} workers"
+        raise ConfigError(
+            f"Expected at least two images for {who}, since {recipe.model.network} normalises over the batch, but "
+            f"{images} images in batches of {size} leave one: choose another `batch_size`"
+        )
 
 
 def _learns_from_one(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> bool:

@@ -33,7 +33,7 @@ def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
     keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
     provenance = {"sweep": sweep.name, "trial": best.number, **{key: getattr(sweep, key) for key in keys}}
     provenance |= {key: attrs[key] for key in ("threads", "device", "precision") if key in attrs}
-    provenance["accumulate"] = attrs.get("accumulated", attrs.get("accumulate", 1))
+    provenance["accumulate"] = attrs.get("accumulated", 1)
     return {"recipe": attrs["recipe"], "metrics": attrs.get("metrics", {}), "provenance": provenance}
 
 
