@@ -68,6 +68,7 @@ def execute(sweep: Sweep, console: Console, still_ours: Callable[[], None] = lam
         wandb=following.wandb,
         project=following.project,
         notice=view.notice,
+        asked=following.asked,
     )
     page = RunningPage(sweep)
     snapshots = Snapshots(sweep.store, sweep.setup.location, sweep.name, view.notice)
