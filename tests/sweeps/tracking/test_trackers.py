@@ -243,7 +243,8 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     rows = [items(record.history.item) for record in records if record.HasField("history")]
     told = [(row["_step"], row["epoch"], row["train/loss"]) for row in rows]
     assert told == [(1, 1, 1.0), (2, 2, 0.5), (3, 3, 1 / 3), (4, 4, 0.25)]
-    assert [(r.metric.glob_name, r.metric.step_metric) for r in records if r.HasField("metric")][0] == ("*", "epoch")
+    (axis,) = [record.metric for record in records if record.HasField("metric") and record.metric.glob_name == "*"]
+    assert axis.step_metric == "epoch"
     summary: dict[str, Any] = {}
     for record in records:
         summary |= items(record.summary.update)
