@@ -217,6 +217,8 @@ def test_plots_are_drawn_for_what_is_there():
         (["mollification", "--augmentations", "fcr", "--blocks", "3"], "no run of these"),
         (["mollification", "--data", "cifar11"], "cifar11"),
         (["matching", "--seeds", "0"], "--seeds to be at least 1"),
+        (["matching", "--data", "digits", "--seed", str(2**63 - 1)], "`seed` to be an integer in [0, 2**63)"),
+        (["matching", "--data", "digits", "--seed", "-1"], "`seed` to be an integer in [0, 2**63)"),
         (["matching", "--set", "lr"], "NAME=VALUE"),
         (["matching", "--data", "digits", "--set", "epoch=3"], "epoch"),
     ],
