@@ -140,7 +140,7 @@ def test_every_command_that_it_prints_can_be_typed(sweep):
         ),  # the rest of the line has a colon of its own
         "measure it on the test set; the sweep's command then shows that too": (
             "--images 20 --levels none --corruptions none",
-            "clean error",
+            "table, summary and plots",
         ),
         "search on": ("--dry-run", "Sweep s"),
     }
