@@ -260,7 +260,7 @@ def _inside(space: Space, base: Recipe) -> dict[str, Any]:
 
 
 def _ends(distribution: BaseDistribution, together: int) -> list[Any]:
-    """What is tried of a distribution, with as many others: a range's ends, of whole numbers also the second; choices."""
+    """What is tried of a distribution with as many others: a range's ends, of whole numbers the second too; choices."""
     if isinstance(distribution, CategoricalDistribution):
         numbers: list[Any] = [choice for choice in distribution.choices if _number(choice)]
         many = together > 1 and len(numbers) == len(distribution.choices) > 8
