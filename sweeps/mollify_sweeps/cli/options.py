@@ -70,7 +70,6 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
     g.add_argument("--study-url", metavar="URL", help="any Optuna storage URL (default: SQLite beside the results)")
     g.add_argument(
         "--wandb",
-        default="offline",
         choices=("online", "offline", "off"),
         help="Weights & Biases: send runs as they go, keep them here for `wandb sync`, or neither (default: offline)",
     )
@@ -102,7 +101,7 @@ def running(args: argparse.Namespace) -> Running:
             address=args.address,
         ),
         keeping=Keeping(args.storage, args.study_url),
-        following=Following(args.wandb, args.wandb_project, args.dashboard),
+        following=Following(args.wandb or "offline", args.wandb_project, args.dashboard, args.wandb is not None),
         max_failures=args.max_failures,
         dry_run=args.dry_run,
     )

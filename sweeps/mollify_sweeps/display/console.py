@@ -43,10 +43,11 @@ class _Whole:
         yield Text(f"\n{self._title}", style="bold")
         lines = console.render_lines(made, options, pad=False)
         written = ["".join(segment.text for segment in line) for line in lines]
-        if all(any(cell in line for line in written) for row in self._rows for cell in row):
+        whole = all(any(cell in line for line in written) for row in self._rows for cell in row)
+        if whole and not any("…" in line for line in written):  # of a header
             yield made
             return
         for first, *numbers in self._rows:
-            yield Text(first, overflow="fold")
+            yield Text(f"{self._header[0]} {first}".strip(), overflow="fold")
             for name, number in zip(self._header[1:], numbers, strict=True):
                 yield Text(f"  {name}: {number}", overflow="fold")

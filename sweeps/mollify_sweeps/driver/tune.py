@@ -83,6 +83,7 @@ def execute(
         wandb=following.wandb,
         project=following.project,
         notice=view.notice,
+        asked=following.asked,
     )
     snapshots = Snapshots(sweep.store, sweep.setup.location, sweep.name, view.notice)
     patience = _END_PATIENCE

@@ -52,11 +52,13 @@ class Following:
         wandb: "online", "offline" or "off".
         project: of wandb.
         dashboard: port of Optuna's dashboard, 0 takes a free one; None serves none.
+        asked: whether wandb was named; nothing is said of what it keeps otherwise.
     """
 
     wandb: str = "offline"
     project: str = "mollify"
     dashboard: int | None = None
+    asked: bool = False
 
 
 @dataclass(frozen=True)

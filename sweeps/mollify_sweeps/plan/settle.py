@@ -63,6 +63,7 @@ def search(options: Search) -> Sweep:
     base, trials, spec = _base_recipe(options)
     objectives = check_objectives(options.objectives, kept=True)
     _check_search(options, objectives)
+    _check_seeds(base, options.confirm)
     names = methods.check(options.methods or (methods.PLAIN, methods.of_recipe(base)))
     rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
     prepared = options.running.data.prepare(spec, base.data.image_size)
@@ -79,7 +80,6 @@ def search(options: Search) -> Sweep:
     if points < math.inf:  # of a grid: every point once, and each method's first trial
         trials = int(points) if options.trials is None else min(options.trials, int(points))
     _check_trials(options, searches, trials)
-    _check_seeds(base, options.confirm)
     return sweep(
         options.running,
         base,

@@ -96,11 +96,11 @@ class Results:
     @cached_property
     def leaders(self) -> dict[str, FrozenTrial]:
         """Objective -> the completed trial that is the best on it; empty where there is only one objective."""
-        if not self.front:
-            return {}
         found = {}
-        for i, metric in enumerate(self.sweep.objectives):
-            by_value = {(trial.values[i], trial.number): trial for trial in self.completed}
+        for i, metric in enumerate(self.sweep.objectives if self.front else ()):
+            by_value = {
+                (trial.values[i], trial.number): trial for trial in self.completed if trial.number in self.front
+            }
             found[metric] = by_value[min(by_value)]
         return found
 

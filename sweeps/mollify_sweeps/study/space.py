@@ -250,7 +250,7 @@ def _extremes(space: Space, base: Recipe) -> Iterator[tuple[dict[str, Any], dict
         for names in itertools.combinations(space.searched, count):
             if count == 3 and len({section_of(name) for name in names}) > 1:
                 continue
-            for values in itertools.product(*(_ends(space.searched[name]) for name in names)):
+            for values in itertools.product(*(_ends(space.searched[name], count) for name in names)):
                 drawn = dict(zip(names, values, strict=True))
                 yield drawn, rest | drawn
 
@@ -267,11 +267,11 @@ def _inside(space: Space, base: Recipe) -> dict[str, Any]:
     return found
 
 
-def _ends(distribution: BaseDistribution) -> list[Any]:
-    """What is tried of a distribution: the ends of a range, of whole numbers an odd and an even one; all choices."""
+def _ends(distribution: BaseDistribution, together: int) -> list[Any]:
+    """What is tried of a distribution with as many others: a range's ends, of whole numbers the second too; choices."""
     if isinstance(distribution, CategoricalDistribution):
         numbers: list[Any] = [choice for choice in distribution.choices if _number(choice)]
-        many = len(numbers) == len(distribution.choices) > 8
+        many = together > 1 and len(numbers) == len(distribution.choices) > 8
         return [min(numbers), max(numbers)] if many else list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     ends = [distribution.low, distribution.high]

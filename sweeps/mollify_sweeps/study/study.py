@@ -71,8 +71,7 @@ class SweepStudy:
         if self._stopping or self._bugs >= self._setup.max_failures:
             return None
         frozen = self._frozen()
-        left = (t for t in frozen if t.state == TrialState.RUNNING and t.number not in self._live)
-        trial = next(left, None)
+        trial = next((t for t in frozen if t.state == TrialState.RUNNING and t.number not in self._live), None)
         if trial is not None:
             search = self._searches[trial.user_attrs.get(METHOD, "")]
             study = self._ledger.studies[search.name]
@@ -354,8 +353,9 @@ class SweepStudy:
             seconds=sum(a["seconds"] for a in answers(self._frozen_trial(number))),
             note="resuming" if adopted else "starting",
         )
-        kind = search.name or trial.user_attrs.get("reference")
-        self._events.append(("start", number, recipe.to_dict(), trial.params, kind))
+        reference = trial.user_attrs.get("reference")
+        kind, role = search.name or reference, reference or search.name
+        self._events.append(("start", number, recipe.to_dict(), trial.params, kind, role))
         return {"number": number, "recipe": recipe.to_dict(), "adopted": adopted}
 
     def _should_prune(self, held: optuna.Trial, trial: FrozenTrial, epoch: int, rungs: int) -> bool:

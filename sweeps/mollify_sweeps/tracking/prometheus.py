@@ -28,7 +28,7 @@ class SweepMetrics(Follower):
 
         self._objective = objective
         self._trials = gauge("trials", "Trials of a sweep by state.", "state")
-        self._failures = gauge("failures", "Failed trials of a sweep by kind: nan, oom or bug.", "kind")
+        self._failures = gauge("failures", "Failed trials of a sweep by kind: nan, oom, settings or bug.", "kind")
         self._best = gauge("best", "The least value of a sweep's first objective in a completed trial.", "objective")
         self._epochs = Counter("mollify_epochs", description="Epochs trained in a sweep.", tag_keys=("sweep",))
         self._epochs.set_default_tags({"sweep": sweep})

@@ -1,13 +1,14 @@
-"""TensorBoard: a run for each trial."""
+"""TensorBoard: a run for each trial, with epochs from 1."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from mollify_core.recipe import SETTINGS, Recipe
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.tracking.follower import Follower
+from mollify_sweeps.tracking.follower import Follower, chart_name, run_name
 
 
 class TensorBoard(Follower):
@@ -19,20 +20,26 @@ class TensorBoard(Follower):
         self._hparams: dict[int, dict[str, Any]] = {}
         self._writers: dict[int, Any] = {}
         self._last: dict[int, int] = {}
+        self._folders: dict[int, Path] = {}
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
+    def start(
+        self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None, role: str | None = None
+    ) -> None:
+        name = re.sub(r"[^A-Za-z0-9._]+", "-", run_name(number, role))[:100]
+        self._folders[number] = next(self._folder.glob(f"{number:05d}*"), self._folder / name)
         built = Recipe.from_dict(recipe)
         values = {name: built.get(name) for name in self._space if name in SETTINGS} | params
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
         self._hparams[number] = {**plain, self._kind: kind or "none"}
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
-        if epoch <= self._last.get(number, -1) and number in self._writers:
+        step = epoch + 1
+        if step <= self._last.get(number, 0) and number in self._writers:
             self._writers.pop(number).close()
-        writer = self._writer(number, purge_step=epoch)
-        self._last[number] = epoch
+        writer = self._writer(number, purge_step=step)
+        self._last[number] = step
         for name, value in metrics.items():
-            writer.add_scalar(name, value, epoch)
+            writer.add_scalar(chart_name(name), value, step)
         writer.flush()  # a running trial is watched live, and a crash of the driver loses nothing
 
     def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
@@ -60,6 +67,6 @@ class TensorBoard(Follower):
         from torch.utils.tensorboard import SummaryWriter
 
         if number not in self._writers:
-            folder = str(self._folder / f"{number:05d}")
-            self._writers[number] = SummaryWriter(folder, purge_step=purge_step)
+            folder = self._folders.get(number, self._folder / run_name(number, None))
+            self._writers[number] = SummaryWriter(str(folder), purge_step=purge_step)
         return self._writers[number]

@@ -27,10 +27,11 @@ class Trackers(Follower):
     Args:
         sweep: what the sweep is.
         folder: local folder of the sweep; TensorBoard writes below ``tensorboard/``, wandb below ``wandb/``.
-        wandb: "online", "offline" (nothing is sent; one line at the end says how to upload) or "off".
+        wandb: "online", "offline" (nothing is sent) or "off".
         project: wandb project.
         notice: takes one line for the user: the first failure of each tracker, and how to upload. It is called from
             another thread.
+        asked: whether the user has named wandb; otherwise nothing is said of what it keeps.
 
     Raises:
         ConfigError: `wandb` is "online" and there is no login on this machine.
@@ -44,6 +45,7 @@ class Trackers(Follower):
         wandb: str,
         project: str = "mollify",
         notice: Callable[[str], None] = print,
+        asked: bool = True,
     ) -> None:
         if wandb not in get_args(Mode):
             raise ConfigError(f"Expected `wandb` to be one of {get_args(Mode)}, but got {wandb!r}")
@@ -51,10 +53,12 @@ class Trackers(Follower):
             check_login()
         self._workers = [_Worker("TensorBoard", TensorBoard(sweep, folder / "tensorboard"), notice)]
         if wandb != "off":
-            self._workers.append(_Worker("wandb", WandbRuns(sweep, folder, wandb, project, notice), notice))
+            self._workers.append(_Worker("wandb", WandbRuns(sweep, folder, wandb, project, notice, asked), notice))
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
-        self._tell("start", number, recipe, dict(params), kind)
+    def start(
+        self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None, role: str | None = None
+    ) -> None:
+        self._tell("start", number, recipe, dict(params), kind, role)
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         self._tell("epoch", number, epoch, dict(metrics))

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from mollify_core.errors import ConfigError
 from mollify_core.program import shell_command
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.tracking.follower import Follower
+from mollify_sweeps.tracking.follower import Follower, chart_name, run_name
 
 Mode = Literal["online", "offline", "off"]
 
@@ -41,25 +41,37 @@ class WandbRuns(Follower):
         mode: "online" or "offline".
         project: wandb project.
         notice: takes one line for the user: how to upload what was kept.
+        asked: whether the user has named wandb; otherwise that line is not said.
     """
 
     def __init__(
-        self, sweep: Description, folder: Path, mode: str, project: str, notice: Callable[[str], None] = print
+        self,
+        sweep: Description,
+        folder: Path,
+        mode: str,
+        project: str,
+        notice: Callable[[str], None] = print,
+        asked: bool = True,
     ) -> None:
         self._sweep, self._folder, self._mode, self._project, self._notice = sweep, folder, mode, project, notice
+        self._asked = asked
         self._runs: dict[int, Any] = {}
         self._used = False
 
-    def start(self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None) -> None:
+    def start(
+        self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None, role: str | None = None
+    ) -> None:
         if number not in self._runs:
-            self._runs[number] = self._open(f"{number:05d}", "trial", recipe, kind)
+            run = self._open(f"{number:05d}", "trial", recipe, kind, name=run_name(number, role))
+            run.define_metric("*", step_metric="epoch")
+            self._runs[number] = run
             for metrics in self._kept(number):
-                self._runs[number].log(metrics, step=metrics.pop(_EPOCH), commit=True)
+                _log(run, metrics.pop(_EPOCH), metrics)
 
     def epoch(self, number: int, epoch: int, metrics: dict[str, float]) -> None:
         run = self._runs.get(number)
         if run is not None:  # of a repeated epoch wandb keeps the first row; a resumed trial repeats the same numbers
-            run.log(metrics, step=epoch, commit=True)
+            _log(run, epoch, metrics)
             if self._mode == "offline":
                 with open(self._curve(number), "a", encoding="utf-8") as file:
                     file.write(json.dumps({_EPOCH: epoch, **metrics}) + "\n")
@@ -103,7 +115,7 @@ class WandbRuns(Follower):
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # one run's failure leaves no other unfinished
-            if self._used and self._mode == "offline":
+            if self._used and self._mode == "offline" and self._asked:
                 runs = f"{shlex.quote(str(self._folder / 'wandb'))}/offline-run-*"
                 sync = f"{shell_command('wandb', ['sync'])} {runs}"
                 stack.callback(self._notice, f"wandb kept the curves on this machine; to upload: {sync}")
@@ -112,7 +124,7 @@ class WandbRuns(Follower):
                 stack.callback(run.finish, exit_code=1)
                 stack.callback(run.mark_preempting)
 
-    def _open(self, what: str, kind: str, config: dict[str, Any], *tags: str | None) -> Any:
+    def _open(self, what: str, kind: str, config: dict[str, Any], *tags: str | None, name: str | None = None) -> Any:
         if self._mode == "offline":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would tell its makers of offline runs too
         import wandb
@@ -134,7 +146,7 @@ class WandbRuns(Follower):
             project=self._project,
             group=sweep.name,
             job_type=kind,
-            name=f"{sweep.name}-{what}",
+            name=f"{sweep.name}-{name or what}",
             id=f"{slug}-{created}-{what}",
             resume="allow",
             mode="online" if self._mode == "online" else "offline",
@@ -214,3 +226,9 @@ def _login() -> bool:
     except (OSError, netrc.NetrcParseError):
         return False
     return logins.authenticators(str(urlsplit(url).netloc)) is not None
+
+
+def _log(run: Any, epoch: int, metrics: dict[str, float]) -> None:
+    """A row of a run; epochs are counted from 1 there."""
+    told = {chart_name(name): value for name, value in metrics.items()}
+    run.log({"epoch": epoch + 1, **told}, step=epoch + 1, commit=True)

@@ -310,6 +310,8 @@ def test_the_page_says_whether_learning_rates_were_tuned_and_what_each_run_got()
         (["mollification", "--augmentations", "fcr", "--blocks", "3"], "no run of these"),
         (["mollification", "--data", "cifar11"], "cifar11"),
         (["matching", "--seeds", "0"], "--seeds to be at least 1"),
+        (["matching", "--data", "digits", "--seed", str(2**63 - 1)], "`seed` to be an integer in [0, 2**63)"),
+        (["matching", "--data", "digits", "--seed", "-1"], "`seed` to be an integer in [0, 2**63)"),
         (["matching", "--set", "lr"], "NAME=VALUE"),
         (["matching", "--data", "digits", "--set", "epoch=3"], "epoch"),
     ],

@@ -140,7 +140,7 @@ def test_every_command_that_it_prints_can_be_typed(sweep):
         ),  # the rest of the line has a colon of its own
         "measure it on the test set; the sweep's command then shows that too": (
             "--images 20 --levels none --corruptions none",
-            "clean error",
+            "table, summary and plots",
         ),
         "search on": ("--dry-run", "Sweep s"),
     }
@@ -192,7 +192,9 @@ def test_the_report_and_the_trackers_are_there(sweep):
     assert "plain" in summary
     assert "Does mollification make this classifier better?" in (folder / "report/report.html").read_text()
     assert {"history.png", "parallel.png"} <= {p.name for p in (folder / "report/plots").iterdir()}
-    assert sorted(p.name for p in (folder / "tensorboard").iterdir()) == [f"{n:05d}" for n in range(5)]
+    names = sorted(p.name for p in (folder / "tensorboard").iterdir())
+    assert [name[:5] for name in names] == [f"{n:05d}" for n in range(5)]
+    assert names[:3] == ["00000-plain-default", "00001-mollification-default", "00002-plain"]
     runs = {path.stem.rpartition("-")[2] for path in folder.glob("wandb/offline-run-*/run-*.wandb")}
     assert runs == {"report", *(f"{n:05d}" for n in range(5))}
 

@@ -26,7 +26,7 @@ from mollify_core.errors import ConfigError, DataError, StorageError
 from mollify_core.measure.statistics import paired_interval
 from mollify_core.recipe import Recipe
 from mollify_sweeps.display.text import label
-from mollify_sweeps.report import page, plots, trial_charts, views
+from mollify_sweeps.report import page, plots, trial_charts, views, words
 from mollify_sweeps.report.build import Report, build
 from mollify_sweeps.report.terminal import print_result
 from mollify_sweeps.study.database import Location
@@ -210,6 +210,11 @@ def test_printed_result(single: optuna.Study) -> None:
     assert "Watch: tensorboard --logdir [x]/" + 90 * "y" + "\n" in text, "a command is one line, to be copied"
     assert "one training seed" in text
     assert max(map(len, printed(single, width=80).splitlines()[:-1])) <= 80
+    for width in (60, 40):
+        narrow = printed(single, width=width)
+        assert "…" not in narrow, "the answer never loses a digit"
+        for row in words.comparison(Results(single))[1]:
+            assert all(number in narrow for number in row[1:])
 
 
 def test_unverified_data_is_marked_everywhere(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_an_anchor_keeps_any_value_against_any_range_and_the_sampler_hears_the_n
         ("min_blur: {low: 0.2, high: 2}\nmax_blur: search", "may draw min_blur=2.0 with max_blur=0.5"),
         ("lr: search\nfinal_lr: 0.02", "in [0, lr = 0.003], but got 0.02; the search may draw lr=0.003"),
         ("blur_kernel: {low: 31, high: 51}", "a positive odd integer, but got 32; the search may draw blur_kernel=32"),
+        ("blur_kernel: [3, 5, 7, 9, 11, 13, 14, 15, 17]", "but got 14; the search may draw blur_kernel=14"),
         ("momentum: [0, 0.9]\nnesterov: [false, true]", "may draw momentum=0 with nesterov=True"),
     ],
 )

@@ -32,6 +32,8 @@ from mollify_sweeps.tracking.trackers import Trackers
 from mollify_sweeps.tracking.wandb_runs import publish
 from setups import described
 
+EPOCH = [f"{k}_{m}" for k in ("clean", "corrupted") for m in ("nll", "error", "top5_error", "brier", "ece")]
+EPOCH += ["train_loss", "train_error", "lr", "images_per_second", "seconds"]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 RECIPE = Recipe().with_(lr=0.03, max_noise=0.7).to_dict()
 SWEEP = described(
@@ -64,10 +66,11 @@ def train(trackers: Trackers, number: int, epochs: range, offset: float = 0.0) -
 
 
 def events(folder: Path, number: int) -> EventAccumulator:
-    return EventAccumulator(str(folder / "tensorboard" / f"{number:05d}"), size_guidance={"scalars": 0}).Reload()
+    (run,) = (folder / "tensorboard").glob(f"{number:05d}*")
+    return EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
 
 
-def curve(folder: Path, number: int, tag: str = "train_loss") -> list[tuple[int, Any]]:
+def curve(folder: Path, number: int, tag: str = "train/loss") -> list[tuple[int, Any]]:
     return [(event.step, pytest.approx(event.value)) for event in events(folder, number).Scalars(tag)]
 
 
@@ -129,9 +132,9 @@ def test_tensorboard_has_one_folder_per_trial_with_curves_and_hparams(tmp_path: 
 
     assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == ["00000", "00001"]
     assert all(p.is_file() for p in (tmp_path / "tensorboard").glob("*/*"))
-    assert curve(tmp_path, 0) == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
-    assert curve(tmp_path, 1) == [(0, 2.0), (1, 1.5), (2, 4 / 3)]
-    assert curve(tmp_path, 0, "final/clean_nll") == [(2, 0.5)]
+    assert curve(tmp_path, 0) == [(1, 1.0), (2, 0.5), (3, 1 / 3)], "epochs are counted from 1"
+    assert curve(tmp_path, 1) == [(1, 2.0), (2, 1.5), (3, 4 / 3)]
+    assert curve(tmp_path, 0, "final/clean_nll") == [(3, 0.5)]
 
     content = events(tmp_path, 0).PluginTagToContent("hparams")
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
@@ -169,18 +172,40 @@ def test_the_columns_of_the_hparams_table_do_not_depend_on_a_trial_without_metri
     assert [state.string_value for state in states] == ["FAIL", "PRUNED", "COMPLETE"]
 
 
+def test_runs_have_names_and_charts_a_few_groups(tmp_path: Path) -> None:
+    trackers, metrics = make(tmp_path), dict.fromkeys(EPOCH, 1.0)
+    for number, role in enumerate(("plain default", "mollification", "trial 3, without the method, seed 5", None)):
+        trackers.start(number, RECIPE, {}, kind=None, role=role)
+        trackers.epoch(number, 0, metrics)
+        trackers.end(number, "COMPLETE", {"clean_nll": 0.5})
+    trackers.close()
+    assert sorted(path.name for path in (tmp_path / "tensorboard").iterdir()) == [
+        "00000-plain-default",
+        "00001-mollification",
+        "00002-trial-3-without-the-method-seed-5",
+        "00003",
+    ]
+    tags = events(tmp_path, 0).Tags()["scalars"]
+    assert {tag.partition("/")[0] for tag in tags} == {"train", "clean", "corrupted", "time", "final"}
+    again = make(tmp_path)
+    again.start(0, RECIPE, {}, kind=None, role="called otherwise by another version")
+    again.epoch(0, 1, metrics)
+    again.close()
+    assert [step for step, _ in curve(tmp_path, 0)] == [1, 2], "it goes on where it was"
+
+
 def test_an_epoch_repeated_after_a_resume_replaces_the_first(tmp_path: Path) -> None:
     trackers = make(tmp_path)
     train(trackers, 0, range(4), offset=10)
     train(trackers, 0, range(2, 5))  # the same process takes the trial up again
     trackers.close()
-    assert curve(tmp_path, 0) == [(0, 11.0), (1, 10.5), (2, 1 / 3), (3, 1 / 4), (4, 1 / 5)]
+    assert curve(tmp_path, 0) == [(1, 11.0), (2, 10.5), (3, 1 / 3), (4, 1 / 4), (5, 1 / 5)]
 
     successor = make(tmp_path)  # a new driver adopts the trial
     train(successor, 0, range(3, 6), offset=20)
     successor.end(0, "COMPLETE", {"clean_nll": 0.5})
     successor.close()
-    assert curve(tmp_path, 0) == [(0, 11.0), (1, 10.5), (2, 1 / 3), (3, 20.25), (4, 20.2), (5, 20 + 1 / 6)]
+    assert curve(tmp_path, 0) == [(1, 11.0), (2, 10.5), (3, 1 / 3), (4, 20.25), (5, 20.2), (6, 20 + 1 / 6)]
 
 
 def test_ending_an_adopted_trial_keeps_its_curve(tmp_path: Path) -> None:
@@ -191,14 +216,14 @@ def test_ending_an_adopted_trial_keeps_its_curve(tmp_path: Path) -> None:
     train(successor, 0, range(0))  # all epochs had been trained; only the final metrics were missing
     successor.end(0, "COMPLETE", {"clean_nll": 0.5})
     successor.close()
-    assert [step for step, _ in curve(tmp_path, 0)] == [0, 1, 2, 3]
+    assert [step for step, _ in curve(tmp_path, 0)] == [1, 2, 3, 4]
     assert [value for _, value in curve(tmp_path, 0, "final/clean_nll")] == [0.5]
 
 
 def test_wandb_offline_run(tmp_path: Path) -> None:
     notices: list[str] = []
     trackers = make(tmp_path, notices, wandb="offline", project="maps")
-    trackers.start(7, RECIPE, {}, kind="paper")
+    trackers.start(7, RECIPE, {}, kind="mollification", role="mollification default")
     train(trackers, 7, range(3))
     train(trackers, 7, range(1, 4))
     trackers.end(7, "COMPLETE", {"clean_nll": 0.5})
@@ -208,15 +233,22 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     (path,) = (tmp_path / "wandb").glob("offline-run-*-00007/run-*.wandb")
     records = wandb_records(path)
     (run,) = [record.run for record in records if record.HasField("run")]
-    assert (run.project, run.run_group, run.display_name) == ("maps", "tiny sweep", "tiny sweep-00007")
-    assert set(run.tags) == {"digits", "presnet8", "paper"}
+    assert (run.project, run.run_group, run.display_name) == (
+        "maps",
+        "tiny sweep",
+        "tiny sweep-00007 mollification default",
+    )
+    assert set(run.tags) == {"digits", "presnet8", "mollification"}
     assert {k: v for k, v in items(run.config.update).items() if k != "_wandb"} == RECIPE
     rows = [items(record.history.item) for record in records if record.HasField("history")]
-    assert [(row["_step"], row["train_loss"]) for row in rows] == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
+    told = [(row["_step"], row["epoch"], row["train/loss"]) for row in rows]
+    assert told == [(1, 1, 1.0), (2, 2, 0.5), (3, 3, 1 / 3), (4, 4, 0.25)]
+    (axis,) = [record.metric for record in records if record.HasField("metric") and record.metric.glob_name == "*"]
+    assert axis.step_metric == "epoch"
     summary: dict[str, Any] = {}
     for record in records:
         summary |= items(record.summary.update)
-    assert (summary["clean_nll"], summary["state"], summary["train_loss"]) == (0.5, "COMPLETE", 0.25)
+    assert (summary["clean_nll"], summary["state"], summary["train/loss"]) == (0.5, "COMPLETE", 0.25)
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 
     (path,) = (tmp_path / "wandb").glob("offline-run-*-00008/run-*.wandb")
@@ -224,6 +256,13 @@ def test_wandb_offline_run(tmp_path: Path) -> None:
     assert any(record.HasField("preempting") for record in records)
     assert len(notices) == 1
     assert f"wandb sync {tmp_path}/wandb/offline-run-*" in notices[0]
+
+    notices.clear()
+    unasked = make(tmp_path / "unasked", notices, wandb="offline", asked=False)
+    train(unasked, 7, range(1))
+    unasked.close()
+    assert list((tmp_path / "unasked" / "wandb").glob("offline-run-*"))
+    assert not notices, "wandb is not spoken of where nobody has"
 
     notices.clear()
     successor = make(tmp_path / "again", notices, wandb="offline")
@@ -353,7 +392,7 @@ def test_an_unreachable_wandb_server_neither_delays_nor_stops_the_sweep(tmp_path
     assert all(line.startswith("wandb ") for line in done.stdout.splitlines())
     assert done.stdout.count("the sweep goes on") == 1
     assert KEY not in done.stdout
-    assert curve(tmp_path, 1) == [(0, 1.0)]
+    assert curve(tmp_path, 1) == [(1, 1.0)]
 
 
 def test_a_failing_tracker_warns_once_and_the_other_goes_on(tmp_path: Path) -> None:
