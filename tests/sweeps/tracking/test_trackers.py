@@ -287,8 +287,8 @@ def test_wandb_offline_a_resumed_trial_is_whole_in_its_last_run(tmp_path: Path) 
     assert len(paths) == 2
     rows = [items(record.history.item) for record in wandb_records(paths[-1]) if record.HasField("history")]
     assert not any("_epoch" in row for row in rows)
-    steps = [(row["_step"], row["train_loss"]) for row in rows]
-    assert steps == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
+    steps = [(row["epoch"], row["train/loss"]) for row in rows]
+    assert steps == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
 
 
 def test_wandb_has_the_report_with_a_table_of_trials_plots_and_an_artifact(tmp_path: Path) -> None:
