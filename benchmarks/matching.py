@@ -8,12 +8,12 @@
 (MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 2^30):
 
                           plain PyTorch                 compiled
-    pipeline, batch 128   4.4 ms,  41x (37 to 45)      2.4 ms,   75x (60 to 97)
-    diffusion, batch 128  1.7 ms,   3x (3 to 3)        as plain, nine tenths of it is the generator's
-    blur, batch 128       1.6 ms,  76x (68 to 85)      as plain
-    dropout, batch 128    0.2 ms,  27x (26 to 32)      as plain
-    mosaic, batch 128     1.1 ms, 234x (194 to 267)    0.2 ms, 1230x (1086 to 1287)
-    NMI, batch 512        8.9 ms,  13x (12 to 14)      1.4 ms,   75x (72 to 77)
+    pipeline, batch 128   7.2 ms,  35x (32 to 39)      2.5 ms,   94x (72 to 105)
+    diffusion, batch 128  1.8 ms,   3x (3 to 4)        as plain, nine tenths of it is the generator's
+    blur, batch 128       1.8 ms, 100x (93 to 162)     as plain
+    dropout, batch 128    0.3 ms,  24x (22 to 25)      as plain
+    mosaic, batch 128     2.1 ms, 163x (149 to 179)    0.3 ms, 1084x (933 to 1207)
+    NMI, batch 512       16.1 ms,  11x (9 to 12)       2.5 ms,   70x (64 to 71)
 """
 
 from __future__ import annotations

@@ -201,7 +201,12 @@ def _origin(path: str) -> dict[str, Any]:
     if path.endswith((".yaml", ".yml")):
         return {}
     tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    return tree if isinstance(tree, dict) and "recipe" in tree else {}
+    if not isinstance(tree, dict) or "recipe" not in tree:
+        return {}
+    for key in ("metrics", "provenance"):
+        if not isinstance(tree.get(key, {}), dict):
+            raise ConfigError(f"Expected `{key}` of {path!r} to be a mapping, but got {type(tree[key]).__name__}")
+    return tree
 
 
 if __name__ == "__main__":

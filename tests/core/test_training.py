@@ -637,6 +637,9 @@ def test_train_command_gives_a_trials_metrics_of_the_images_that_choose(digits, 
     path.write_text(json.dumps({**found, "provenance": {"accumulate": 0}}))
     assert train_main([str(path), "--out", str(tmp_path / "b")]) == 2
     assert "Expected `accumulate` to be at least 1" in capsys.readouterr().err
+    path.write_text(json.dumps({**found, "provenance": [1]}))
+    assert train_main([str(path), "--out", str(tmp_path / "b")]) == 2
+    assert "Expected `provenance` of" in capsys.readouterr().err
 
 
 def test_train_command_trains_on_validation_too_for_use(digits, tmp_path, capsys):
