@@ -14,6 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from harness import LONG, QUIET, SHORT, Process, Sweep, descendants, in_trial, stopped
+from mollify_core.program import shell_command
 from servers import bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -172,7 +173,8 @@ def test_driver_told_to_end(sweep: Make, unbroken: Make, figure):
     assert not QUIET or seconds < 20
     assert one.driver is not None
     assert one.driver.returncode == 130
-    assert one.said("continue with the same command: python sweeps/search.py --dataset digits") == 1
+    again = shell_command("sweeps/search.py", ["--dataset", "digits"], one.folder)
+    assert one.said(f"continue with the same command: {again}") == 1
     one.start().finish()
     assert one.told() == unbroken(*SHORT).told()
     one.sound()
