@@ -316,12 +316,15 @@ def note(confirmation: Confirmation) -> str:
     matters = f"{shown(confirmation.metric, confirmation.margin)}{points(confirmation.metric)}"
     judged = confirmation.results.sweep.base_recipe.get("data", {}).get("judging_fraction", 0) > 0
     images = "judging images, which chose nothing," if judged else "validation images, those of the search,"
+    again = (
+        " For the ECE, which no single image has, images are drawn again; that of few images is too high, most for "
+        "well calibrated models, so that what makes it better is understated."
+    )
     return (
         f"Intervals (95 %) cover the training seeds and the {images} but not which recipes the searches happened to "
-        "try. For the ECE, which no single image has, images are drawn again; that of few images is too high, most for "
-        f"well calibrated models, so that what makes it better is understated. A difference matters from {matters} on "
-        "(1 % of the best plain recipe's value unless --matters says otherwise). A word is given after Holm's "
-        "correction for all methods and couplings. Less is better everywhere."
+        f"try.{again if calibrations(confirmation) else ''} A difference matters from {matters} on (1 % of the best "
+        "plain recipe's value unless --matters says otherwise). A word is given after Holm's correction for all "
+        "methods and couplings. Less is better everywhere."
     )
 
 

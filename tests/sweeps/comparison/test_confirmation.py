@@ -268,7 +268,10 @@ def test_what_a_method_does_to_calibration_has_an_interval_over_seeds_and_images
     assert sentence in confirmed.summary(found)
     assert sentence in str(confirmed.on_page(found)["extra"][0].parts)
     assert "clean ECE (points)" in confirmed.summary(found)
-    assert confirmation.calibrations(read(cells(-0.1, 0.0))) == [], "kept by a version that kept no confidences"
+    assert "images are drawn again" in confirmation.note(found)
+    old = read(cells(-0.1, 0.0))
+    assert confirmation.calibrations(old) == [], "kept by a version that kept no confidences"
+    assert "ECE" not in confirmation.note(old)
 
 
 def least(text: str) -> float:
