@@ -344,7 +344,7 @@ class SweepStudy:
             self.fail(number, "settings", str(error))
             return self.next()
         trial.set_user_attr("recipe", recipe.to_dict())
-        if adopted:
+        if adopted and trial.user_attrs.get(STOPPED):
             trial.set_user_attr(STOPPED, False)
         self._live[number] = Live(
             number,
