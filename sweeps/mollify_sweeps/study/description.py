@@ -108,7 +108,8 @@ class Description:
         if written not in range(1, FORMAT + 1):
             raise DataError(f"Expected a sweep's description of format 1 to {FORMAT}, but got {written!r:.80}")
         known = {name: _read(tree, name, kind) for name, kind in _KINDS.items() if name in tree or name in _REQUIRED}
-        started = {name: _read(tree, name, kind) for name, kind in _STARTED.items() if name in tree}
+        said = {name: kind for name, kind in _STARTED.items() if tree.get(name) is not None}  # a budget has no `trials`
+        started = {name: _read(tree, name, kind) for name, kind in said.items()}
         return cls(**known, started=Started(**started) if started else None)
 
     @classmethod

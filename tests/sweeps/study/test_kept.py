@@ -28,9 +28,10 @@ from mollify_sweeps.plan import rehearsal, settle
 from mollify_sweeps.plan.options import Command, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.database import check_same
-from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.description import Description, Started
 from mollify_sweeps.study.study import SweepStudy
 from places import FIXTURES
+from setups import described
 
 SWEEPS = FIXTURES / "sweeps"
 UNBROKEN = json.loads((SWEEPS / "unbroken.json").read_text())
@@ -227,6 +228,12 @@ def test_the_command_that_made_one_goes_on_to_the_end_of_an_unbroken_one(
         assert list(trial.intermediate_values.values()) == pytest.approx(expected["epochs"], rel=0.05)
     assert Description.from_json((kept / "stopped" / "sweep.json").read_text()).to_dict()["format"] == 3
     assert (kept / "stopped" / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("started", [None, Started(), Started("sweeps/search.py", ("--budget", "2m"), "/srv", "host")])
+def test_what_is_written_is_read_again_also_of_a_sweep_with_a_budget_alone(started: Started | None) -> None:
+    written = described(started=started, matters=0.02)
+    assert Description.from_json(written.to_json()) == written
 
 
 @pytest.mark.parametrize(
