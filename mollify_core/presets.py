@@ -65,6 +65,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "as released: no crop, no flip, half the learning rate",
         {**_PUBLISHED, "label": "coupled", "lr": 5e-4, "augment": ()},
     ),
+    "smoothing_published": ("as released: crop and flip", {**_PUBLISHED, "label": "fixed"}),
+    "hard_published": ("as released: crop and flip", {**_PUBLISHED, "label": "hard"}),
     "soft-crop": (
         "Siedel et al. 2025 (after Liu et al. 2023): soft crop, labels by what is left in the frame",
         {**_SOFT, "method": "soft-crop"},
@@ -76,8 +78,6 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         {**_SOFT, "method": "soft-trivialaugment"},
     ),
     "soft-plain": ("the same set-up: crop and flip, hard labels", {**_SOFT, **PLAIN}),
-    "smoothing_published": ("as released: crop and flip", {**_PUBLISHED, "label": "fixed"}),
-    "hard_published": ("as released: crop and flip", {**_PUBLISHED, "label": "hard"}),
 }
 """Name -> what it is, and its settings. Plain training has a `p_clean` too, as format 1 said it (`Recipe.hash`)."""
 

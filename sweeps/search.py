@@ -83,8 +83,8 @@ def parser() -> Parser:
         "--methods",
         metavar="NAME,NAME",
         help="what is held against each other, each searched alike in its own study: plain, mollification, noise, "
-        "blur, smoothing, matching, and as rivals trivialaugment, augmix, mixup (default: plain and what the recipe "
-        "says, else mollification)",
+        "blur, smoothing, matching, soft-crop, soft-erasing, soft-noise, soft-trivialaugment, and as rivals "
+        "trivialaugment, augmix, mixup (default: plain and what the recipe says, else mollification)",
     )
     g.add_argument("--trials", type=int, metavar="N", help="trials in all; methods take turns (default: by data set)")
     g.add_argument(
