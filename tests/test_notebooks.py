@@ -46,9 +46,10 @@ def test_reads_as_a_notebook_whose_imports_exist(path: Path) -> None:
 
 @pytest.mark.slow
 @BY_NAME
-def test_runs(path: Path, workplace: Path) -> None:
+def test_runs(path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nbclient import NotebookClient
 
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # of our programs, which draw into files; a kernel has its own
     notebook = jupytext.read(path)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(workplace)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
