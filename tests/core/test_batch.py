@@ -174,3 +174,20 @@ def test_label_smoothing_comes_before_the_mode(mode, images, normalise):
     expected = {"ls": kept + g[:, None] / 10, "ld": kept, "la": torch.cat([target, g[:, None]], 1)}
     expected["lm"] = torch.cat([kept, g[:, None]], 1)
     torch.testing.assert_close(losses(logits, batch, 10, recipe), labels.soft_cross_entropy(logits, expected[mode]))
+
+
+@pytest.mark.parametrize("method", ["mollification", "matching"])
+def test_two_mixed_rows_that_share_an_image_have_roles_of_their_own(method, normalise):
+    """Row i is mixed with row i - 1; both are left clean with p^2, and both not with (1 - p)^2, as any two rows are."""
+    n, clean = 256, []
+    recipe = Recipe().with_(method=method, augment=("mixup",), p_clean=0.4, p_undistorted=0.4, noise_share=1.0)
+    images = torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    for step in range(8):
+        batch = make_batch(images, torch.arange(n), n, recipe, normalise, 0, 0, step, 0)
+        assert sorted(batch.labels.tolist()) == list(range(n))
+        by_image = torch.empty(n, dtype=torch.bool)
+        by_image[batch.labels] = batch.strength == 0
+        clean.append(by_image)
+    known = torch.stack(clean)
+    alike = (known == known.roll(1, 1)).double().mean().item()
+    assert alike == pytest.approx(0.4**2 + 0.6**2, abs=0.05)
