@@ -82,7 +82,7 @@ def bars(records: Sequence[Record], title: str, runs: Mapping[str, str]) -> Figu
         for row, run in enumerate(found):
             mean = _mean(records, run, metric)
             if mean is not None:
-                _dot(axis, mean, row, metric, PALETTE[row], MARKERS[row], None)
+                _dot(axis, mean, row, metric, PALETTE[row % len(PALETTE)], MARKERS[row % len(MARKERS)], None)
         axis.set_yticks(range(len(found)), [runs[run] for run in found] if axis is axes[0] else [""] * len(found))
         axis.set_ylim(len(found) - 0.5, -0.5)
     return made
