@@ -69,14 +69,19 @@ def both_forms(ours: Callable[[], object], reference: Callable[[], object], roun
     return "   ".join(results)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    """What the command says, `batch`, `side` and `rounds`; the process has one thread then, and a seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments(__doc__)
     images = pictures(args.batch, args.side)
     generator = torch.Generator().manual_seed(0)
     theirs = {

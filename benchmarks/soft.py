@@ -5,7 +5,6 @@ uv run python benchmarks/soft.py [--batch 512] [--side 32] [--rounds 7]
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from benchmarks.augment import both_forms, pictures
+from benchmarks.augment import arguments, both_forms, pictures
 from mollify_core.augment import augment
 from mollify_core.augment.names import SOFT
 
@@ -68,13 +67,7 @@ FORMS: dict[str, Callable[[Tensor], tuple[Tensor, float]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    args = arguments(__doc__)
     images = pictures(args.batch, args.side)
     floats = images.float() / 255
     for name in SOFT:

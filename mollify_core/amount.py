@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mollify_core import labels, rng
 from mollify_core.augment import augment
-from mollify_core.augment.names import SOFT
+from mollify_core.augment.names import SOFT, softens
 from mollify_core.batch import make_batch
 from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
@@ -44,7 +44,7 @@ def mean_strength(recipe: Recipe, images: Tensor, classes: int, normalise: Norma
     Raises:
         ConfigError: the largest epsilon is too large for its spread, see `mollify_core.matching.strength`.
     """
-    softened = not SOFT.keys().isdisjoint(recipe.augmentations)
+    softened = softens(recipe.augmentations)
     by_schedule = recipe.method == "mollification" and recipe.mollify.label_source == "schedule"
     if by_schedule and not softened:
         drawn = schedule.draw(ROWS, images.shape[-1], recipe.mollify, rng.generator("mean strength"))

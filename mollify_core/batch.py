@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mollify_core import labels, rng
 from mollify_core.augment.mix import draw_mix, mix_batch
-from mollify_core.augment.names import BATCH_AUGMENTATIONS, SOFT
+from mollify_core.augment.names import BATCH_AUGMENTATIONS, SOFT, softens
 from mollify_core.errors import ConfigError
 from mollify_core.matching import distortions
 from mollify_core.matching.strength import coupled, strength
@@ -80,7 +80,7 @@ def make_batch(
     """
     device, coupled_label = images.device, recipe.label == "coupled"
     soft = lost = None
-    if kept is not None and coupled_label and not SOFT.keys().isdisjoint(recipe.augmentations):
+    if kept is not None and coupled_label and softens(recipe.augmentations):
         lost = labels.strength(kept.to(device, non_blocking=True), classes)
     for name in BATCH_AUGMENTATIONS:
         if name in recipe.data.augment:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mollify_core.augment.names import SOFT
+from mollify_core.augment.names import softens
 from mollify_core.recipe import Matching, Mollify, Recipe, Soft
 
 _LOSS = {"label_mode", "loss", "repeat"}  # of the section `Mollify`, but of every method
@@ -40,7 +40,7 @@ def without_effect(recipe: Recipe) -> frozenset[str]:
         idle |= _INFORMATION - ({"spread"} if recipe.label == "fixed" else set())
     if recipe.label != "fixed":
         idle.add("fixed_epsilon")
-    by_augmentation = follows and not SOFT.keys().isdisjoint(recipe.augmentations)
+    by_augmentation = follows and softens(recipe.augmentations)
     if not (softened or by_augmentation or recipe.label == "fixed" or recipe.optim.label_smoothing):
         idle.add("reweight")
     if recipe.optim.optimizer != "sgd":

@@ -55,6 +55,11 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in AUGMENTATIONS if name in names)
 
 
+def softens(names: Iterable[str]) -> bool:
+    """Whether labels may follow one of these augmentations."""
+    return not SOFT.keys().isdisjoint(names)
+
+
 def with_method(names: Iterable[str], method: str) -> tuple[str, ...]:
     """The augmentations of a recipe: `names`, and its method where that is a soft one, in place of its plain form.
 

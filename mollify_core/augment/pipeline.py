@@ -13,7 +13,7 @@ from mollify_core.augment import policies
 from mollify_core.augment.affine import MAX_ANGLE, rotate, rotation
 from mollify_core.augment.augmix import Mixture, apply_augmix, draw_augmix
 from mollify_core.augment.geometry import CROP_PADDING, crop, flip
-from mollify_core.augment.names import POLICIES, SOFT, canonical
+from mollify_core.augment.names import POLICIES, canonical, softens
 from mollify_core.augment.operations import compilable
 from mollify_core.augment.policies import Steps, apply_steps
 from mollify_core.augment.resize import draw_boxes, resized_crop
@@ -155,7 +155,7 @@ def augment(
         DataError: `images` has another shape or type.
     """
     names = canonical(names)
-    if classes is None and not SOFT.keys().isdisjoint(names):
+    if classes is None and softens(names):
         raise ConfigError("Expected the number of classes for soft augmentations, but got none")
     height, width = images.shape[-2:]
     images = apply(images, draw(len(images), height, width, names, generator))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mollify_core.augment import affine
 from mollify_core.augment.operations import CODE, OPERATIONS, apply_operations
+from mollify_core.settings import MAGNITUDES
 
 IMAGENET_POLICY = """
     Posterize .4 8, Rotate .6 9; Solarize .6 5, AutoContrast .6 -; Equalize .8 -, Equalize .6 -;
@@ -117,13 +118,13 @@ def draw_trivialaugment(batch: int, height: int, width: int, generator: torch.Ge
         generator: a CPU generator.
     """
     operation = torch.randint(CODE["Invert"], (1, batch), generator=generator)
-    level = torch.randint(31, (1, batch), generator=generator)
+    level = torch.randint(MAGNITUDES, (1, batch), generator=generator)
     return with_random_sign(operation, trivialaugment_magnitudes()[operation, level], generator)
 
 
 def trivialaugment_magnitudes() -> Tensor:
-    """(operations, 31) float64 magnitudes of the wide space, see `magnitudes`."""
-    return magnitudes(31, shear=0.99, shift_x=32, shift_y=32, angle=135, strength=0.99, bits=(8, 2))
+    """(operations, MAGNITUDES) float64 magnitudes of the wide space, see `magnitudes`."""
+    return magnitudes(MAGNITUDES, shear=0.99, shift_x=32, shift_y=32, angle=135, strength=0.99, bits=(8, 2))
 
 
 def draw_randaugment(

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from mollify_core import provenance
-from mollify_core.augment.names import SOFT
+from mollify_core.augment.names import softens
 from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.evaluation import CHUNK, Cell, cells, summarise
@@ -162,5 +162,4 @@ def _mollified(model: Model) -> bool:
     """Whether its labels followed the degradation of its images."""
     recipe = model.recipe
     degraded = recipe.method == "matching" or (recipe.method == "mollification" and recipe.mollify.p_clean < 1)
-    softened = not SOFT.keys().isdisjoint(recipe.augmentations)
-    return (degraded or softened) and recipe.label == "coupled"
+    return (degraded or softens(recipe.augmentations)) and recipe.label == "coupled"
