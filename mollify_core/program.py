@@ -71,10 +71,11 @@ def shell_command(program: str, words: Iterable[str], folder: str | Path | None 
     here, ours = Path(folder or os.getcwd()).resolve(), Path(sys.executable)
     script, module = program.endswith(".py"), program.startswith("-m ")
     run = ours if script or module else ours.with_name(program)
-    if "UV_RUN_RECURSION_DEPTH" in os.environ and here.is_relative_to(_PROJECT):  # started by `uv run`
+    uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # started by `uv run`
+    if uv and here.is_relative_to(_PROJECT):
         start = ["uv", "run", run.name]
     else:
-        known = shutil.which(run.name)
+        known = None if uv else shutil.which(run.name)  # uv puts its folder on the path: the shell does not have it
         found = known is not None and Path(known).parent.resolve() == ours.parent.resolve()
         start = [run.name if found or not run.is_file() else str(run)]
     if script:

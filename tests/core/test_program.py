@@ -40,6 +40,8 @@ def test_commands_run_from_any_folder(
         assert str(BESIDE) not in command or not known, "as short as it can be"
     monkeypatch.chdir(tmp_path)
     assert shell_command(program, ["--help"]) == command
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")  # the path is then one that uv made
+    assert HELP[program] in typed(shell_command(program, ["--help"]), tmp_path, "/usr/bin:/bin")
 
 
 def test_in_the_project_they_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,15 @@ TINY = (
     *("--network", "resnet8", "--set", "validation_fraction=0.05", "--max-concurrent", "1"),
 )
 
+SHELL = "/usr/bin:/bin"  # a shell that does not know this environment's programs
+
 
 def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [sys.executable, str(ROOT / "sweeps/search.py"), *argv],
         cwd=folder,
+        env={**os.environ, "PATH": SHELL},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -153,7 +156,7 @@ def test_every_command_that_it_prints_can_be_typed(sweep):
             capture_output=True,
             text=True,
             cwd=folder.parents[1],
-            env={**os.environ, "PATH": "/usr/bin:/bin"},
+            env={**os.environ, "PATH": SHELL},
         )
         assert done.returncode == 0, (typed, done.stderr)
         assert says in done.stdout + done.stderr, (typed, done.stdout)
