@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mollify_core.errors import ConfigError, MollifyError
+from mollify_core.foreign import clean
 
 _PROJECT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +52,7 @@ def guarded(
     try:
         return action()
     except MollifyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean(error)}", file=sys.stderr)
         return 1 if isinstance(error, broke) else 2
     except KeyboardInterrupt:
         if stopped:

@@ -20,6 +20,7 @@ from torch import Tensor
 from mollify_core.corruptions import draws
 from mollify_core.corruptions.strengths import LARGEST_CIFAR
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import expanded
 
 PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 """The published program has a sixth, and never draws it."""
@@ -34,7 +35,7 @@ def find_photographs(folder: str | Path | None = None) -> Path:
     """
     named = folder or os.environ.get(VARIABLE)
     if named:
-        place = Path(named).expanduser()
+        place = expanded(named)
     else:
         package = importlib.util.find_spec("imagecorruptions")  # finds it without running it
         if package is None or package.origin is None:

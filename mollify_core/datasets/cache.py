@@ -18,13 +18,14 @@ from typing import Any
 
 from mollify_core.disk import sync
 from mollify_core.errors import ConfigError, MollifyError, StorageError
+from mollify_core.foreign import expanded
 
 FORMAT = 1
 
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
     """`cache_dir`, by default $MOLLIFY_CACHE, else ~/.cache/mollify."""
-    return Path(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify").expanduser()
+    return expanded(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify")
 
 
 def key(name: str, checksums: Mapping[str, str]) -> str:

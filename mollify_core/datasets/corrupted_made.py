@@ -29,6 +29,7 @@ from mollify_core.datasets.cache import locked, storage
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.threads import single_threads
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line
+from mollify_core.foreign import expanded
 
 FORMAT = 1
 """Of the algorithms and of the files: another number, another folder."""
@@ -69,7 +70,7 @@ def make(
     for name in types:
         suite.check(images.images, name, 1)
     chosen = [name for name in CORRUPTIONS if name in types]
-    folder = Path(cache_dir).expanduser() / f"corruptions-{_key(images.images, fingerprint, seed)}"
+    folder = expanded(cache_dir) / f"corruptions-{_key(images.images, fingerprint, seed)}"
     photographs = _photographs(frost_dir, folder, chosen, warn)
     if not chosen:
         raise ConfigError("Expected one corruption or more to make, but got none")

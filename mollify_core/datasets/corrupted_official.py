@@ -27,6 +27,7 @@ from mollify_core.datasets.download import download as fetch
 from mollify_core.datasets.files import Files, FolderFiles, TarFiles
 from mollify_core.datasets.specs import CORRUPTED, CorruptedSpec
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError, nearest
+from mollify_core.foreign import expanded
 
 OFFICIAL = tuple(CORRUPTED)
 """The data sets of which there are published corruptions."""
@@ -119,7 +120,7 @@ def prepare_corrupted(
     urls = disk.addresses(archive.filename, mirrors, (*archive.mirrors, archive.url))
     cache = disk.cache_folder(cache_dir)
     if data_dir is not None:
-        path = Path(data_dir).expanduser()
+        path = expanded(data_dir)
         inside = [p for p in (path, path / archive.folder) if (p / "labels.npy").is_file()]
         if inside:
             return _in_place(spec, inside[0].resolve(), cache, allow_unverified)

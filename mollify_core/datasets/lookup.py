@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mollify_core.datasets.specs import DATASETS, DatasetSpec
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.foreign import expanded
 
 
 def spec(name: str | Path, *, data_dir: str | Path | None = None, image_size: int | None = None) -> DatasetSpec:
@@ -30,7 +31,7 @@ def spec(name: str | Path, *, data_dir: str | Path | None = None, image_size: in
                 f"Expected no image size for {name}, whose images are {wide}x{high}, but got {image_size}"
             )
         return DATASETS[name]
-    path = Path(name if data_dir is None else data_dir).expanduser()
+    path = expanded(name if data_dir is None else data_dir)
     unknown = f"Unknown data set {name!r}{nearest(name, DATASETS)}"
     if data_dir is None and not path.is_dir():
         if image_size is not None:

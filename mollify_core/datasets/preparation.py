@@ -19,6 +19,7 @@ from mollify_core.datasets.lookup import spec
 from mollify_core.datasets.source import Arrays, Source
 from mollify_core.datasets.specs import DatasetSpec, ImageArchive, ImageFolder, PickleArchive
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
+from mollify_core.foreign import expanded
 
 ROWS_PER_GROUP = 5_000  # what a Parquet reader can take on its own
 
@@ -67,7 +68,7 @@ def prepare(
     else:
         urls = disk.addresses(origin.filename, mirrors, (*origin.mirrors, origin.url))
         if data_dir is not None:
-            path = Path(data_dir).expanduser()
+            path = expanded(data_dir)
             found = _find(dataset, origin, path, str(path.resolve()))
             return _build(cache, dataset, found, allow_unverified, progress)
     official = cache / disk.key(dataset.name, dataset.checksums)

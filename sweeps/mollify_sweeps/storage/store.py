@@ -19,6 +19,7 @@ from pyarrow import fs
 from mollify_core.checkpoint import make_folder
 from mollify_core.disk import sync
 from mollify_core.errors import StorageError, first_line
+from mollify_core.foreign import expanded
 from mollify_sweeps.storage.patience import Patience, retry
 
 # A server that hangs is given up after so long without a byte, three times; Arrow itself would wait for minutes.
@@ -41,7 +42,7 @@ class Store:
     def __init__(self, uri: str, *, opened: bool = True) -> None:
         if "@" in uri.partition("://")[2].partition("/")[0]:
             raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
-        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = uri if "://" in uri else str(expanded(uri).resolve())
         if opened:
             self.open()
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import expanded
 from mollify_core.program import shell_command
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.tracking.follower import Follower, chart_name, run_name
@@ -217,12 +218,12 @@ def _login() -> bool:
         return True
     settings = configparser.ConfigParser(interpolation=None)
     with contextlib.suppress(configparser.Error, OSError):
-        settings.read(Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings")
+        settings.read(expanded(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")) / "settings")
     if settings.has_option("default", "api_key"):
         return True
     url = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
     try:
-        logins = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser())
+        logins = netrc.netrc(expanded(os.environ.get("NETRC", "~/.netrc")))
     except (OSError, netrc.NetrcParseError):
         return False
     return logins.authenticators(str(urlsplit(url).netloc)) is not None
