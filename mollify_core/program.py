@@ -12,10 +12,11 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mollify_core.errors import ConfigError, MollifyError
 from mollify_core.foreign import clean
+from mollify_core.hiding import hidden
 
 _PROJECT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +30,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ConfigError(f"{message} (see --help)")
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Prints text that may hold names and words from elsewhere: nothing in it steers the terminal."""
+    print(clean(text), file=file or sys.stdout, flush=True)
 
 
 def guarded(
@@ -52,7 +58,7 @@ def guarded(
     try:
         return action()
     except MollifyError as error:
-        print(f"error: {clean(error)}", file=sys.stderr)
+        say(f"error: {hidden(str(error))}", sys.stderr)
         return 1 if isinstance(error, broke) else 2
     except KeyboardInterrupt:
         if stopped:

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 
 from mollify_core.errors import ConfigError, SweepError
+from mollify_core.hiding import hidden
 from mollify_core.program import Parser, guarded
 from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import Job, submit
-from mollify_sweeps.study.hiding import hidden
 
 BROKE = (SweepError,)  # what no other input would have spared the user
 _SENT = ("space", "recipe")  # options that name a small file, which goes along with a job
@@ -36,7 +36,6 @@ def main(parser: Parser, run: Callable[[argparse.Namespace], int], argv: list[st
     """
     environment.set_defaults()  # before Ray is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trials set their own number
-    before = os.umask(0o077)  # what a sweep writes is its owner's only
 
     def act() -> int:
         words = tuple(sys.argv[1:] if argv is None else argv)
@@ -54,10 +53,7 @@ def main(parser: Parser, run: Callable[[argparse.Namespace], int], argv: list[st
         with study_errors():
             return run(args)
 
-    try:
-        return guarded(act, broke=BROKE, stopped="stopped; the same command starts or continues it, nothing is lost")
-    finally:
-        os.umask(before)
+    return guarded(act, broke=BROKE, stopped="stopped; the same command starts or continues it, nothing is lost")
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

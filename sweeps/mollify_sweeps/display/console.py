@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from mollify_core.foreign import clean
+
+
+class Terminal(Console):
+    """A console on which nothing that comes from elsewhere, as the name of a class, steers the terminal, or is taken
+    for markup.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            plain = segment.control or segment.text.isprintable()
+            yield segment if plain else Segment(clean(segment.text), segment.style)
 
 
 def progress(console: Console) -> Progress:
     """Bars that count what is done, and leave nothing behind."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
+
+
+def styled(text: str, style: str, more: str = "") -> Text:
+    """A text of which the beginning has a style."""
+    return Text.assemble((text, style), more)
 
 
 def moves(console: Console) -> bool:

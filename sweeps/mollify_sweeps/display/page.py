@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NewType
 
+from mollify_core.foreign import clean
+
 Html = NewType("Html", str)
 """Text that is HTML: whatever came from elsewhere is escaped in it."""
 
@@ -39,7 +41,7 @@ class Section:
 
 def escape(text: object) -> Html:
     """Plain text as HTML; also fit for the value of an attribute in double quotes."""
-    return Html(html.escape(str(text)))
+    return Html(html.escape(clean(text)))
 
 
 def element(name: str, body: str = "", **attributes: object) -> Html:

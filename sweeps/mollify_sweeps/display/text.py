@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mollify_core.foreign import clean
+
 UNVERIFIED = "UNVERIFIED DATA: the files of this data set were not checked against official checksums"
 NONE = "–"
 """Stands where there is no number."""
@@ -71,7 +73,11 @@ def size(count: float) -> str:
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
+def _cell(text: str) -> str:
+    return clean(" ".join(text.split())).replace("|", "\\|").replace("<", "\\<")
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; the first column is words, the others numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(" ".join(c.replace("|", "\\|").split()) for c in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
+from mollify_sweeps.display.console import styled
 from mollify_sweeps.driver.publishing import RunningPage
 from mollify_sweeps.plan import runs
 from mollify_sweeps.plan.options import Resources
@@ -88,7 +89,7 @@ def carry_out(
             try:
                 execute(sweep, console, ours, page)
             except Stopped as stop:
-                console.print(f"\n[yellow]{stop}[/] Nothing is lost; continue with the same command:")
+                console.print(styled(f"\n{stop}", "yellow", " Nothing is lost; continue with the same command:"))
                 # To be copied: neither broken at the terminal's edge nor read as markup.
                 console.print(f"  {sweep.command}", highlight=False, markup=False, soft_wrap=True)
                 return Carried(sweep, study, stop.code)
@@ -108,7 +109,7 @@ def _existing(
     location, own = sweep.setup.location, sweep.setup.description
     restored = snapshots.restore(sweep.store, location, sweep.name, hold)
     if restored:
-        console.print(f"[yellow]![/] {restored}", highlight=False, soft_wrap=True)
+        console.print(styled("!", "yellow", f" {restored}"), soft_wrap=True)
     if location.file is not None and not location.file.exists():
         return sweep, None
     study = location.load(sweep.name)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 from rich.console import Console
-from rich.markup import escape
 
 from mollify_core.errors import ConfigError
-from mollify_core.program import shell_command
+from mollify_core.program import say, shell_command
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
 from mollify_sweeps.comparison.confirmation import Confirmation
 from mollify_sweeps.comparison.crossing import Plan
+from mollify_sweeps.display.console import styled
 from mollify_sweeps.display.text import label
 from mollify_sweeps.plan.options import Confirm
 from mollify_sweeps.plan.sweep import Sweep
@@ -69,7 +69,7 @@ class Publication:
                     local=self.sweep.local,
                     mode=self.sweep.following.wandb,
                     project=self.sweep.following.project,
-                    notice=lambda text: print(f"! {text}"),
+                    notice=lambda text: say(f"! {text}"),
                 )
 
     def build(self, console: Console) -> int | None:
@@ -218,7 +218,7 @@ class RunningPage(Follower):
 
 
 def _notice(console: Console, text: str) -> None:
-    console.print(f"[yellow]![/] {escape(text)}", highlight=False, soft_wrap=True)
+    console.print(styled("!", "yellow", f" {text}"), soft_wrap=True)
 
 
 def _commands(sweep: Sweep, results: Results) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from mollify_core.recipe import Recipe
 from mollify_sweeps.cluster.connection import cores
 from mollify_sweeps.comparison import grid_report, grids, tuning
 from mollify_sweeps.comparison.tuning import Tuned
+from mollify_sweeps.display.console import Terminal, styled
 from mollify_sweeps.driver.carry_out import Carried, announce, carry_out
 from mollify_sweeps.evaluation import models
 from mollify_sweeps.evaluation.cells import digest, measure_cells
@@ -82,7 +83,7 @@ def reproduce(options: Reproduction) -> int:
     Raises:
         MollifyError: they cannot be run, or broke.
     """
-    console = Console()
+    console = Terminal()
     quiet_optuna()
     _check(options)
     dry_run = options.running.dry_run
@@ -116,7 +117,7 @@ def reproduce(options: Reproduction) -> int:
         for record in _measure(console, options, one, wanted[name], rates.get(name, {}))
     ]
     if not records:
-        console.print("[bold red]No run has completed.[/]")
+        console.print(styled("No run has completed.", "bold red"))
         return 1
     sweeps = [one.sweep for one in carried.values()]
     found = hashlib.sha256(",".join(sorted(sweep.name for sweep in sweeps)).encode()).hexdigest()[:6]

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mollify_sweeps.comparison import confirmation
 from mollify_sweeps.comparison.outlook import outlook
+from mollify_sweeps.display.console import Terminal, styled
 from mollify_sweeps.driver.carry_out import announce, carry_out
 from mollify_sweeps.driver.publishing import Publication, per_image, read_confirmation, searching
 from mollify_sweeps.plan import settle
@@ -26,7 +27,7 @@ def search(options: Search) -> int:
     Raises:
         MollifyError: it cannot be run, or it broke.
     """
-    console = Console(stderr=False)
+    console = Terminal(stderr=False)
     quiet_optuna()
     confirmation.check(options.confirm)
     dry_run = options.running.dry_run
@@ -62,7 +63,7 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
     assert carried.study is not None
     found = read_confirmation(carried.study, plan, matters, sweep.store)
     report.add(found)
-    console.print("\n[bold]Confirmed with further seeds[/]")
+    console.print(styled("\nConfirmed with further seeds", "bold"))
     for text in [*confirmation.sentences(found), confirmation.note(found)]:
         console.print(text, highlight=False, markup=False)
     console.print(f"Report: {report.page}", soft_wrap=True, highlight=False)

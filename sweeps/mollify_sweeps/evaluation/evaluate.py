@@ -21,7 +21,7 @@ from mollify_core.augment.names import softens
 from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure.evaluation import CHUNK, Cell, cells, summarise
-from mollify_sweeps.display.console import table
+from mollify_sweeps.display.console import Terminal, styled, table
 from mollify_sweeps.display.text import NONE, label, scale
 from mollify_sweeps.evaluation import report
 from mollify_sweeps.evaluation.cells import digest, measure_cells
@@ -38,7 +38,7 @@ def evaluate(options: Evaluation) -> int:
     Raises:
         MollifyError: they cannot be measured.
     """
-    console = Console()
+    console = Terminal()
     levels = _check(options)
     how = Measurement(options.distortions, options.published, options.precision, options.batch, options.seed)
     models = find(options.models, lambda text: console.print(f"! {text}"), options.study_url)
@@ -93,9 +93,11 @@ def _check(options: Evaluation) -> list[float]:
 
 def _show(console: Console, models: Sequence[Model], data: TestData, chosen: Sequence[Cell], store: Store) -> None:
     spec, corrupted = data.prepared.spec, data.corrupted
-    console.print(f"[bold]Evaluation on {spec.name}[/]: {len(data.clean)} test images, {len(chosen)} cells a model")
+    console.print(
+        styled(f"Evaluation on {spec.name}", "bold", f": {len(data.clean)} test images, {len(chosen)} cells a model")
+    )
     if not (data.prepared.verified and (corrupted is None or corrupted.verified)):
-        console.print("[bold red]UNVERIFIED DATA[/]: not the official files")
+        console.print(styled("UNVERIFIED DATA", "bold red", ": not the official files"))
     if corrupted is not None:
         where = "the published arrays" if corrupted.source == "official" else "made here, not the published arrays"
         console.print(f"corruptions: {len(corrupted.types)} types, {where}")

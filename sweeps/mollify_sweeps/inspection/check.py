@@ -22,6 +22,7 @@ from pyarrow import fs
 from sqlalchemy.exc import SQLAlchemyError
 
 from mollify_core.errors import ConfigError, DataError, MollifyError, StorageError, first_line
+from mollify_core.program import say
 from mollify_sweeps.inspection.check_trial import Files, Finding, TrialCheck, numbers
 from mollify_sweeps.inspection.state import state_of
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
@@ -42,11 +43,11 @@ def check_all(sweeps: Sequence[str], study_url: str | None) -> int:
     for sweep in sweeps:
         checked = Check(sweep, study_url)
         for finding in checked.findings:
-            print(finding)
+            say(finding)
         count = sum(not finding.note for finding in checked.findings)
         sound &= not count
         verdict = f"{count} finding{'s' * (count > 1)}" if count else "sound"
-        print(f"{sweep}: {verdict}; {checked.summary}")
+        say(f"{sweep}: {verdict}; {checked.summary}")
     return 0 if sound else 1
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import mollify_sweeps
 from mollify_core.errors import ConfigError, SweepError
+from mollify_core.hiding import MASK
 from mollify_core.program import shell_command
 from mollify_sweeps.inspection.state import PROGRAMS, SweepStatus
 from mollify_sweeps.study import claim
-from mollify_sweeps.study.hiding import MASK
 
 _STOP_PATIENCE = 120.0
 

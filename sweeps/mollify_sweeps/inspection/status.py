@@ -8,14 +8,14 @@ import json
 import socket
 import time
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from mollify_core.errors import ConfigError
-from mollify_sweeps.display.console import moves
+from mollify_core.program import say
+from mollify_sweeps.display.console import Terminal, moves, styled
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
 from mollify_sweeps.inspection.state import STATES, SweepStatus, find, look, look_at_all
@@ -29,7 +29,7 @@ def show_sweeps(sweeps: list[SweepStatus]) -> RenderableType:
     for column in ("sweep", "state", "trials", "best", "age", "data", "network"):
         table.add_column(column, style="cyan" if column == "sweep" else "", overflow="fold")
     for sweep in sweeps:
-        data = escape(sweep.dataset or "") + ("" if sweep.verified else " [red](unverified)[/]")
+        data = Text.assemble(sweep.dataset or "", ("" if sweep.verified else " (unverified)", "red"))
         table.add_row(sweep.name, _state(sweep), _progress(sweep), _best(sweep), _age(sweep), data, sweep.network or "")
     return Group(table, *(Text(f"{sweep.name}: {sweep.problem}", style="red") for sweep in sweeps if sweep.problem))
 
@@ -39,13 +39,13 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     head = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
     head.add_column(style="bold")
     head.add_column(overflow="fold")
-    verified = "" if sweep.verified else " [red](unverified)[/]"
+    verified = ("" if sweep.verified else " (unverified)", "red")
     head.add_row("state", _state(sweep))
     head.add_row("trials", _progress(sweep))
     head.add_row("best", _best(sweep) or "none yet")
     head.add_row("age", _age(sweep))
-    head.add_row("data", f"{escape(sweep.dataset or '')}{verified}, {sweep.network}")
-    head.add_row("storage", escape(sweep.storage))
+    head.add_row("data", Text.assemble(sweep.dataset or "", verified, f", {sweep.network}"))
+    head.add_row("storage", sweep.storage)
     if sweep.copied is not None:
         head.add_row("read from", f"the copy in the storage, {_ago(sweep.copied)} old")
     metric = sweep.objectives[0] if sweep.objectives else "value"
@@ -66,11 +66,11 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     return Group(head, Text(), table)
 
 
-def _state(sweep: SweepStatus) -> str:
+def _state(sweep: SweepStatus) -> Text:
     if sweep.state != "running":
-        return sweep.state
+        return Text(sweep.state)
     elsewhere = f" on {sweep.host or 'another machine'}" if sweep.host != socket.gethostname() else ""
-    return f"[green]running[/]{f' by process {sweep.pid}' if sweep.pid else ''}{elsewhere}"
+    return styled("running", "green", f"{f' by process {sweep.pid}' if sweep.pid else ''}{elsewhere}")
 
 
 def _progress(sweep: SweepStatus) -> str:
@@ -103,7 +103,7 @@ def stop(where: str, study_url: str | None) -> None:
     """Stops the driver of a sweep; raises as `control.stop` does."""
     sweep = look(only(where), study_url)
     control.stop(sweep)
-    print(f"sweep {sweep.name} has stopped; nothing is lost")
+    say(f"sweep {sweep.name} has stopped; nothing is lost")
 
 
 def go_on(where: str, study_url: str | None, *, run: bool) -> None:
@@ -131,9 +131,9 @@ def show(where: str, study_url: str | None, *, watch: float | None = None, as_js
         watch: seconds after which it looks again, and again; None looks once.
         as_json: for programs.
     """
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
-        console = Console(width=200)  # a file has no edge at which a row would have to be broken
+        console = Terminal(width=200)  # a file has no edge at which a row would have to be broken
     moving = watch is not None and moves(console) and not as_json
     with Live(console=console, auto_refresh=False) if moving else contextlib.nullcontext() as live:
         while True:

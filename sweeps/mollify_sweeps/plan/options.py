@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from mollify_core.datasets.options import DataOptions
+from mollify_core.hiding import hidden
 from mollify_core.program import shell_command
 from mollify_sweeps.cluster.workers import Workers
-from mollify_sweeps.study.hiding import hidden
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from rich.table import Table
 
 from mollify_core import precision
 from mollify_core.datasets.split import judging_rows
+from mollify_core.hiding import hidden
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
 from mollify_core.training_data import split_rows
+from mollify_sweeps.display.console import styled
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.study import budget
@@ -35,9 +37,9 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     judging, *warnings = _judging(sweep)
     table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
     for warning in filter(None, warnings):
-        table.add_row("", f"[yellow]{warning}[/]")
+        table.add_row("", styled(warning, "yellow"))
     if not prepared.verified:
-        table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
+        table.add_row("", styled("UNVERIFIED DATA", "bold red", ": not the official files"))
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
     if setup.total is None:
         assert setup.budget is not None
@@ -92,7 +94,7 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         table.add_row("time", f"about {single} a trial, about {duration(total)} in all{shortened}")
     need = sweep.checkpoint_bytes * left
     table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
-    table.add_row("study", setup.description.study_url)
+    table.add_row("study", hidden(setup.description.study_url))
     console.print(table)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from mollify_core.hiding import hidden
 from mollify_core.measure.statistics import Mean, paired_interval
 from mollify_sweeps.display.text import NONE, label, points, scale, setting, shown
 from mollify_sweeps.study.description import Description
@@ -267,6 +268,6 @@ def provenance(sweep: Description) -> list[list[str]]:
         "commit": sweep.commit,
         "created": sweep.created,
         "storage": sweep.storage,
-        "study": sweep.study_url,
+        "study": hidden(sweep.study_url),
     }
     return [[name, setting(value)] for name, value in rows.items()]

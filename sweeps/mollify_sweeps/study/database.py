@@ -17,16 +17,16 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from mollify_core.errors import ConfigError, StorageError, first_line
+from mollify_core.hiding import MASK, hidden
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study.description import Description, describe, described
-from mollify_sweeps.study.hiding import MASK, hidden
 from mollify_sweeps.study.ledger import Ledger, study_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 FAILURES = ("nan", "oom", "device", "settings", "bug")  # what a failed trial is told as
-_SQLITE = "sqlite:///"
 # A server that is gone without a word, as after a failover, is given up before another driver takes this one for dead
 # (`claim`): seconds, but `tcp_user_timeout`, which is in milliseconds. A user's own, in the URL, stay.
 _LIBPQ = {
@@ -58,13 +58,29 @@ class Location:
 
     @classmethod
     def of_file(cls, path: Path) -> Location:
-        """An SQLite file."""
-        return cls(f"{_SQLITE}{path}")
+        """An SQLite file, whatever its folders are called: `?`, `#` and `%` mean something in a URL."""
+        return cls(URL.create("sqlite", database=str(path)).render_as_string(hide_password=False))
 
     @property
     def file(self) -> Path | None:
-        """The SQLite file; None where there is a server."""
-        return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
+        """The SQLite file of `sqlite:///PATH`; None of any other address, which is taken for a server's."""
+        url = self._parsed
+        plain = url is not None and url.drivername == "sqlite" and not url.query.get("uri") and not self._in_memory
+        return Path(str(url.database)) if plain and url is not None else None
+
+    @property
+    def _in_memory(self) -> bool:
+        url = self._parsed
+        if url is None or url.get_backend_name() != "sqlite":
+            return False
+        return not url.database or ":memory:" in (url.database, f":{url.query.get('mode')}:")
+
+    @property
+    def _parsed(self) -> URL | None:
+        try:
+            return make_url(self.url)
+        except (ArgumentError, ValueError):  # the latter of a port that is no number
+            return None
 
     @property
     def shown(self) -> str:
@@ -79,8 +95,7 @@ class Location:
     @property
     def draftable(self) -> bool:
         """Whether it is a file that is not there yet, and may be put there as a whole."""
-        file = self.file
-        return file is not None and not (":memory:" in self.url or "?" in self.url or file.exists())
+        return self.file is not None and not self.file.exists()
 
     @property
     def engine(self) -> URL:
@@ -106,8 +121,10 @@ class Location:
         """Optuna's storage there.
 
         Raises:
-            StorageError: it cannot be opened; the password is not shown.
+            StorageError: it cannot be opened, or cannot be kept; the password is not shown.
         """
+        if self._in_memory:
+            raise StorageError(f"Expected a study in a file, sqlite:///PATH, or on a server, but got {self.shown!r}")
         try:
             if self.draftable:
                 # Its tables are made in many steps: whoever looks meanwhile, or after a kill, is to find none or all.

@@ -6,7 +6,6 @@ takes a fraction of a second); a trial of several workers pays for a worker grou
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from typing import Any
@@ -35,7 +34,6 @@ class TrialActor(tune.Trainable):
         self, config: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]
     ) -> None:
         self._setup, self._datasets = setup, datasets
-        os.umask(0o077)
         if setup.workers.alone:
             preemption.listen()
 
@@ -106,7 +104,6 @@ def train_loop(config: dict[str, Any]) -> None:
     if not setup.workers.alone:  # in local mode there is no group, and Ray refuses to be asked about it
         context = ray.train.get_context()
         worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-        os.umask(0o077)
         preemption.listen()
         if worker.rank == 0:
             StudyClient(setup.study).holds(number, ray.util.get_current_placement_group())

@@ -10,17 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.study import StudyDirection
 from sqlalchemy import create_engine
 
 from mollify_core.errors import StorageError
 from mollify_sweeps.study import claim, database
 from mollify_sweeps.study.database import Location
+from mollify_sweeps.study.reading import copy_study
 from servers import PostgreSQL
 
 
 def test_the_driver_of_postgresql_is_one_that_is_installed():
     """SQLAlchemy 2.1 takes another one than 2.0 where the URL names none."""
-    pytest.importorskip("psycopg2", reason="needs `uv run --group faults`")
+    pytest.importorskip("psycopg", reason="needs `uv run --group faults`")
     engine = create_engine(Location("postgresql://me:p%40ss@h/db?host=/tmp").engine)
     assert engine.url.password == "p@ss"
     assert Location("postgresql+pg8000://h/db").engine.drivername == "postgresql+pg8000"
@@ -42,13 +44,34 @@ def test_drivers_that_have_no_such_words_get_none():
 
 def test_a_server_that_takes_a_connection_and_says_nothing(monkeypatch):
     """Without a timeout the driver of PostgreSQL waits for ever."""
-    pytest.importorskip("psycopg2", reason="needs `uv run --group faults`")
+    pytest.importorskip("psycopg", reason="needs `uv run --group faults`")
     monkeypatch.setitem(database._LIBPQ, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with pytest.raises(StorageError, match=r"Cannot open the study .*timeout expired"):
             Location(f"postgresql://me:x@127.0.0.1:{silent.getsockname()[1]}/db").open()
         assert time.monotonic() - started < 20
+
+
+ODD = ("a b", "a?b=c", "a#b", "a%41b", "a%", ":memory:", "{x}", "[red]", "a'\"b", "a\nb", "a&b;c", "é猫", "a@b:c", "~")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_study_is_where_its_folder_says(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name / "study.sqlite"
+    file.parent.mkdir()
+    location = Location.of_file(file)
+    assert location.file == file
+    location.open().create_new_study([StudyDirection.MINIMIZE], "s")
+    assert [p.name for p in tmp_path.rglob("*")] == [name, "study.sqlite"], "and nothing is elsewhere"
+    assert [s.study_name for s in Location(location.url).open().get_all_studies()] == ["s"], "its address says the same"
+    assert copy_study(file, tmp_path / "copy") is None
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
+def test_a_study_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(StorageError, match="Expected a study in a file"):
+        Location(url).open()
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mollify_core.hiding import hidden
 from mollify_sweeps.plan.options import Command
 from mollify_sweeps.study.database import Location
-from mollify_sweeps.study.hiding import hidden
 
 SECRET = "hunter2"
 
