@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import math
+import shutil
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from mollify_core.errors import ConfigError
+from mollify_core.hiding import MASK
 from mollify_core.program import say, shell_command
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
 from mollify_sweeps.comparison.confirmation import Confirmation
@@ -52,8 +54,8 @@ class Publication:
 
     def __init__(self, sweep: Sweep, study: Ledger) -> None:
         self.sweep, self.study = sweep, study
-        self.page = f"{sweep.store.uri}/report/report.html"
         self._store = sweep.store / "report"
+        self.page = (self._store / PAGE).uri
         self._folder = tempfile.TemporaryDirectory(prefix="mollify-report-")
         self._built = False
 
@@ -82,6 +84,10 @@ class Publication:
         notice = functools.partial(_notice, console)
         built = build(self.study, Path(self._folder.name), **self._seen, notice=notice)
         self._store.upload(Path(self._folder.name))
+        if self.sweep.store.local is None:  # what is trained alone is read from this machine
+            (recipes := self.sweep.local / "report").mkdir(parents=True, exist_ok=True)
+            for file in Path(self._folder.name).glob("*.json"):
+                shutil.copy(file, recipes)
         self._built = True
         print_result(console, self.study, report_uri=self.page, commands=self._seen["commands"])
         return built.best
@@ -223,14 +229,16 @@ def _notice(console: Console, text: str) -> None:
 
 def _commands(sweep: Sweep, results: Results) -> list[tuple[str, str]]:
     """What a user may do next: (description, command), without a password."""
-    flags, folder = sweep.data_flags, f"{sweep.store.uri}/report/" if sweep.store.local else ""
+    flags = sweep.data_flags
     wanted = {metric: f"the best on the {label(metric, unit=False)}" for metric in results.leaders} or {"": "the best"}
+    url = sweep.setup.description.study_url
+    password = " (with its password)" if MASK in url else ""
     commands = [
-        ("look at the study", shell_command("optuna-dashboard", [sweep.setup.description.study_url])),
+        (f"look at the study{password}", shell_command("optuna-dashboard", [url])),
         ("look at the curves", shell_command("tensorboard", ["--logdir", str(sweep.local / "tensorboard")])),
     ]
     for metric, whose in wanted.items():
-        train = shell_command("-m mollify_core.train", [folder + recipe_file(metric), *flags])
+        train = shell_command("-m mollify_core.train", [str(sweep.local / "report" / recipe_file(metric)), *flags])
         commands.append((f"train {whose} again, alone (with `--final`: for use)", train))
     tested = _tested(sweep.store)
     if tested and not _measured(tested, results):

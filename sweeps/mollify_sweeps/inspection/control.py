@@ -16,6 +16,7 @@ from mollify_core.errors import ConfigError, SweepError
 from mollify_core.hiding import MASK
 from mollify_core.program import shell_command
 from mollify_sweeps.inspection.state import PROGRAMS, SweepStatus
+from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study import claim
 
 _STOP_PATIENCE = 120.0
@@ -59,25 +60,37 @@ def _has_open(pid: int, path: Path) -> bool:
 
 
 def command_of(sweep: SweepStatus) -> str:
-    """The command that goes on with a sweep, to be typed.
+    """The command that goes on with a sweep where it lies now, to be typed.
 
     Raises:
-        ConfigError: it was not kept.
+        ConfigError: it was not kept, or would not find the sweep.
     """
+    typed = shell_command(sweep.program, _words(sweep), sweep.folder)
+    return f"cd {shlex.quote(sweep.folder)} && {typed}" if sweep.folder else typed
+
+
+def _words(sweep: SweepStatus) -> list[str]:
+    """The arguments of that command: those that were kept, with the storage in which the sweep was found."""
     if sweep.command is None or sweep.program not in PROGRAMS:
         raise ConfigError(f"The command of sweep {sweep.name!r} was not kept; repeat the one that started it")
-    typed = shell_command(sweep.program, sweep.command, sweep.folder)
-    return f"cd {shlex.quote(sweep.folder)} && {typed}" if sweep.folder else typed
+    if sweep.storage == sweep.kept_as or not sweep.kept_as:
+        return sweep.command
+    found = Store(sweep.storage, opened=False)
+    if found.name != sweep.name:
+        raise ConfigError(f"Sweep {sweep.name!r} lies in {found.uri!r}: give the folder its name back to continue it")
+    return [*sweep.command, "--storage", found.parent]
 
 
 def go_on(sweep: SweepStatus) -> None:
     """Becomes the command that goes on with a sweep; does not return.
 
+    What a sweep says of itself may come from elsewhere: it chooses neither the folder in which this process works nor
+    a cluster that it connects to. The user does, by typing the command.
+
     Raises:
-        ConfigError: it was not kept, is not whole, cannot be run here, or runs already.
+        ConfigError: it was not kept, is not whole, is only for a user to type, cannot be run here, or runs already.
     """
-    typed = command_of(sweep)
-    assert sweep.command is not None
+    typed, words = command_of(sweep), _words(sweep)
     if sweep.state == "running":
         process = f"process {sweep.pid}" if sweep.pid else "a process elsewhere"
         raise ConfigError(f"Expected a sweep that does not run, but {sweep.name!r} is being run by {process}")
@@ -85,6 +98,10 @@ def go_on(sweep: SweepStatus) -> None:
         raise ConfigError("The password in the command, as in --study-url, was not kept; type the command with it")
     if sweep.folder and not Path(sweep.folder).is_dir():
         raise ConfigError(f"Sweep {sweep.name!r} was started in {sweep.folder!r}, which is not on this machine")
-    os.chdir(sweep.folder or ".")
+    if sweep.folder and not Path(sweep.folder).samefile(Path()):
+        raise ConfigError(f"Sweep {sweep.name!r} was started in {sweep.folder!r}: type the command, or --run it there")
+    for option in ("--address", "--submit"):
+        if any(word.partition("=")[0] == option for word in words):
+            raise ConfigError(f"Expected a command that runs on this machine for --run, but got {option}: type it")
     program = str(Path(mollify_sweeps.__path__[0]).resolve().parents[1] / sweep.program)
-    os.execv(sys.executable, [sys.executable, program, *sweep.command])
+    os.execv(sys.executable, [sys.executable, program, *words])

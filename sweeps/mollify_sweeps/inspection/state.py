@@ -76,6 +76,7 @@ class SweepStatus:
         copied: seconds since 1970 when the copy of the study was made that this was read from; None: from the study.
         command, program, folder: the arguments that made the sweep, of which program, and the folder in which they were
             given.
+        kept_as: the URI of its folder then; None when it was not kept.
         trials: by number.
         problem: why it is unreadable.
     """
@@ -99,6 +100,7 @@ class SweepStatus:
     command: list[str] | None = None
     program: str = PROGRAMS[0]
     folder: str | None = None
+    kept_as: str | None = None
     trials: list[TrialStatus] = field(default_factory=list)
     problem: str | None = None
 
@@ -205,6 +207,7 @@ def _status(
         command=list(started.command) if started and started.command is not None else None,
         program=started.program if started else PROGRAMS[0],
         folder=started.cwd if started else None,
+        kept_as=known.storage if known else None,
         trials=trials,
     )
 

@@ -78,13 +78,33 @@ class Store:
     def __truediv__(self, name: str) -> Store:
         return self._longer(f"/{name}")
 
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self._parts[1]
+
+    @property
+    def parent(self) -> str:
+        """URI of the folder that this one is in."""
+        return self._parts[0]
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        path, question, options = self._split
+        head, _, name = path.rstrip("/").rpartition("/")
+        return f"{head}{question}{options}", name
+
+    @property
+    def _split(self) -> tuple[str, str, str]:
+        # Options of a URI stand behind the path; in a path a question mark is one.
+        return self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+
     def beside(self, suffix: str) -> Store:
         """The folder beside this one whose name has a suffix."""
         return self._longer(suffix)
 
     def _longer(self, more: str) -> Store:
-        # Options of a URI stand behind the path; in a path a question mark is one.
-        path, question, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        path, question, options = self._split
         other = Store(f"{path.rstrip('/')}{more}{question}{options}", opened=False)
         if "fs" in vars(self):
             other.fs, other.root = self.fs, f"{self.root}{more}"

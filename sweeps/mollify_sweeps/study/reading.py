@@ -39,7 +39,7 @@ def kept(store: Store, given: str | None = None) -> Iterator[tuple[Description |
     try:
         description = None if text is None else Description.from_json(text)
     except DataError as error:
-        raise StorageError(f"Cannot read {store.uri}/{SWEEP}: {error}") from None
+        raise StorageError(f"Cannot read {(store / SWEEP).uri}: {error}") from None
     with opened(store, description, given) as reading:
         yield description, reading
 

@@ -141,7 +141,7 @@ class Snapshots:
                 there = _progress_of(self._store.read(STUDY), Path(folder), self._name)
                 if there is not None and there > (_progress(copy, self._name) or (0, 0, 0)):
                     self._tell(
-                        f"{self._store.uri}/{STUDY} is newer than this sweep's study and stays; is it run elsewhere?"
+                        f"{(self._store / STUDY).uri} is newer than this sweep's study and stays; is it run elsewhere?"
                     )
                     return
             self._store.write(STUDY, copy.read_bytes())

@@ -196,7 +196,7 @@ class Trial:
             writer.values(per_image)
         self.study.note(self.number, "waits for its storage")
         writer.close(self.stop)
-        path = f"{self.store.uri}/checkpoints/{checkpoint.name(training.epoch)}"
+        path = (self.store / f"checkpoints/{checkpoint.name(training.epoch)}").uri
         attrs: dict[str, Any] = {"folder": self.store.uri, "checkpoint": path}
         device = self.worker.device
         attrs |= {"threads": self.setup.cpus, "device": device.type, "workers": self.worker.world}
@@ -247,7 +247,7 @@ class Trial:
             self.store.patience()(lambda: self.store.write("error.txt", text.encode()), self.stop)
         except (StorageError, Preempted):
             return ""
-        return f" (traceback: {self.store.uri}/error.txt)"
+        return f" (traceback: {(self.store / 'error.txt').uri})"
 
 
 def classify(error: Exception) -> tuple[str, str]:

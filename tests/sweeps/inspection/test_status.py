@@ -259,15 +259,30 @@ def test_continue_says_and_runs_the_command(sweep_in, tmp_path, capsys):
     assert "usage: sweeps/search.py" in typed.stdout, typed.stderr
     program = [sys.executable, str(ROOT / "sweeps/status.py"), str(place), "--continue", "--run"]
     ran = subprocess.run(program, capture_output=True, text=True, cwd="/")
+    assert ran.returncode == 2, "the folder that a file names is not changed into"
+    assert f"was started in '{tmp_path}': type the command" in ran.stderr
+    ran = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(out)
     assert "usage: sweeps/search.py" in ran.stdout
+
+
+def test_a_sweep_that_was_moved_goes_on_where_it_is(sweep_in, tmp_path, capsys):
+    place = sweep_in(tmp_path / "a", command=COMMAND, storage=str(tmp_path / "a/s"))
+    assert "--storage" not in shown(str(place), "--continue", capsys=capsys)
+    (tmp_path / "b").mkdir()
+    shutil.copytree(place, tmp_path / "b/s")
+    assert shown(str(tmp_path / "b/s"), "--continue", capsys=capsys).endswith(f" --help --storage {tmp_path}/b\n")
+    (tmp_path / "b/s").rename(tmp_path / "b/t")
+    assert "give the folder its name back" in refused(main, str(tmp_path / "b/t"), "--continue", capsys=capsys)
 
 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ({}, "was not kept"),
+        ({"command": [*COMMAND, "--address", "ray://elsewhere:10001"]}, "got --address: type it"),
+        ({"command": [*COMMAND, "--submit=x"]}, "got --submit: type it"),
         ({"command": [*COMMAND, "--study-url", "postgresql://u:***@h/d"]}, "as in --study-url, was not kept"),
         ({"command": COMMAND, "cwd": "/nowhere"}, "'/nowhere', which is not on this machine"),
     ],
