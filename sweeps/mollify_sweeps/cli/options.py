@@ -6,8 +6,9 @@ import argparse
 
 from mollify_core.datasets.options import data_options
 from mollify_core.program import Parser
+from mollify_sweeps.cli.surroundings import following
 from mollify_sweeps.cluster.workers import Workers
-from mollify_sweeps.plan.options import Command, Following, Keeping, RecipeOptions, Resources, Running
+from mollify_sweeps.plan.options import Command, Keeping, RecipeOptions, Resources, Running
 
 
 def running_options(p: Parser) -> argparse._ArgumentGroup:
@@ -45,7 +46,8 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
     g.add_argument(
         "--address",
         metavar="ADDR",
-        help="run on this Ray cluster: `auto` for the one on this machine, or ray://HOST:10001; see also --submit",
+        help="run on this Ray cluster: `auto` for the one on this machine, or ray://HOST:10001; see also --submit "
+        "(default: $RAY_ADDRESS, else Ray is started here)",
     )
     g.add_argument(
         "--submit",
@@ -71,9 +73,10 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
     g.add_argument(
         "--wandb",
         choices=("online", "offline", "off"),
-        help="Weights & Biases: send runs as they go, keep them here for `wandb sync`, or neither (default: offline)",
+        help="Weights & Biases: send runs as they go, keep them here for `wandb sync`, or neither "
+        "(default: $WANDB_MODE, else offline)",
     )
-    g.add_argument("--wandb-project", default="mollify", metavar="NAME", help="(default: mollify)")
+    g.add_argument("--wandb-project", metavar="NAME", help="(default: $WANDB_PROJECT, else mollify)")
     g.add_argument(
         "--dashboard",
         type=int,
@@ -88,9 +91,10 @@ def running_options(p: Parser) -> argparse._ArgumentGroup:
 
 
 def running(args: argparse.Namespace) -> Running:
-    """What those options, and those about the data, say."""
+    """What those options, and those about the data, say; and the environment, where they say nothing."""
+    follow = following(args)
     return Running(
-        command=Command(args.program, args.words),
+        command=Command(args.program, args.words, args.environment),
         data=data_options(args),
         resources=Resources(
             workers=args.workers_per_trial,
@@ -101,7 +105,7 @@ def running(args: argparse.Namespace) -> Running:
             address=args.address,
         ),
         keeping=Keeping(args.storage, args.study_url),
-        following=Following(args.wandb or "offline", args.wandb_project, args.dashboard, args.wandb is not None),
+        following=follow,
         max_failures=args.max_failures,
         dry_run=args.dry_run,
     )

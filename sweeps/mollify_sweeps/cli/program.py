@@ -14,6 +14,7 @@ from types import FrameType
 from mollify_core.errors import ConfigError, SweepError
 from mollify_core.hiding import hidden
 from mollify_core.program import Parser, guarded
+from mollify_sweeps.cli.surroundings import take_address
 from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import Job, submit
 
@@ -39,7 +40,8 @@ def main(parser: Parser, run: Callable[[argparse.Namespace], int], argv: list[st
 
     def act() -> int:
         words = tuple(sys.argv[1:] if argv is None else argv)
-        args = parser.parse_args(words, argparse.Namespace(words=words))
+        args = parser.parse_args(words, argparse.Namespace(words=words, environment=()))
+        take_address(args)
         signal.signal(signal.SIGTERM, interrupt)  # the batch systems' Ctrl-C
         if args.submit is not None:
             return submit(job(args))

@@ -71,6 +71,7 @@ class Publication:
                     local=self.sweep.local,
                     mode=self.sweep.following.wandb,
                     project=self.sweep.following.project,
+                    runs=self.sweep.following.folder,
                     notice=lambda text: say(f"! {text}"),
                 )
 

@@ -84,6 +84,7 @@ def execute(
         project=following.project,
         notice=view.notice,
         asked=following.asked,
+        runs=following.folder,
     )
     snapshots = Snapshots(sweep.store, sweep.setup.location, sweep.name, view.notice)
     patience = _END_PATIENCE

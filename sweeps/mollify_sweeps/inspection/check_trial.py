@@ -219,9 +219,11 @@ class TrialCheck:
         folders = {m.group(1): m.group(2) is not None for m in matches if m}
         if named is not None:
             path = str(self._attrs.get("checkpoint"))
-            before, _, options = path.partition("?")  # of a store's address; version 0.1 wrote the folder behind them
+            before, _, options = path.partition("?")  # 0.1 wrote the folder behind a store's options
             within = f"{before}/{options.partition('/')[2]}" if before.endswith(self._folder) else before
-            self._expect(f"/{within}".endswith(f"/{named}"), f"names the checkpoint {path}, but has {self._epochs} epochs")
+            self._expect(
+                f"/{within}".endswith(f"/{named}"), f"names the checkpoint {path}, but has {self._epochs} epochs"
+            )
             self._expect(named in folders, f"its checkpoint {Path(named).name} is missing")
         for folder, set_aside in sorted(folders.items()):
             name = Path(folder).name

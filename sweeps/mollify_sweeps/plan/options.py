@@ -53,12 +53,14 @@ class Following:
         project: of wandb.
         dashboard: port of Optuna's dashboard, 0 takes a free one; None serves none.
         asked: whether wandb was named; nothing is said of what it keeps otherwise.
+        folder: in which wandb keeps runs; None is the sweep's own.
     """
 
     wandb: str = "offline"
     project: str = "mollify"
     dashboard: int | None = None
     asked: bool = False
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ class Command:
     Attributes:
         program: as in "sweeps/search.py".
         words: its arguments.
+        environment: variables that said what they left open.
     """
 
     program: str
     words: tuple[str, ...]
+    environment: tuple[str, ...] = ()
 
     @property
     def shown(self) -> Command:

@@ -94,6 +94,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         table.add_row("time", f"about {single} a trial, about {duration(total)} in all{shortened}")
     need = sweep.checkpoint_bytes * left
     table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
+    if sweep.command.environment:
+        table.add_row("", f"as the environment says: {', '.join(sweep.command.environment)}")
     table.add_row("study", hidden(setup.description.study_url))
     console.print(table)
 

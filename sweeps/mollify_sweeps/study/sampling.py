@@ -6,8 +6,10 @@ import itertools
 from typing import Any
 
 import optuna
+from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.rng import derive
@@ -85,6 +87,33 @@ class _TPESampler(optuna.samplers.TPESampler):
         return self._searched
 
 
+class _CmaEsSampler(optuna.samplers.CmaEsSampler):
+    """Optuna's, which keeps its optimiser pickled in the study: here nothing of a study is ever unpickled.
+
+    The optimiser is a function of what it was told, generation by generation, so it is told all of that again. Its own
+    draws do not enter it: Optuna seeds them anew for every trial.
+    """
+
+    def sample_relative(self, study: Any, trial: Any, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        self._asked = search_space, study.direction
+        return super().sample_relative(study, trial, search_space)
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        searched, direction = self._asked
+        # As Optuna encodes parameters for an optimiser of continuous spaces.
+        encoding = _SearchSpaceTransform(searched, transform_step=True, transform_0_1=True)
+        before = self._cma_rng.rng.get_state()
+        optimiser = self._init_optimizer(encoding, direction)
+        if any(t.system_attrs.get(self._attr_key_generation, 0) for t in completed_trials):
+            self._cma_rng.rng.set_state(before)  # Optuna, which keeps one, would not have made another
+        sign = 1 if direction == StudyDirection.MINIMIZE else -1
+        while True:
+            told = self._get_solution_trials(completed_trials, optimiser.generation)[: optimiser.population_size]
+            if len(told) < optimiser.population_size:
+                return optimiser  # Optuna has nothing left to tell it, and so nothing to keep
+            optimiser.tell([(encoding.transform(t.params), sign * (t.value or 0.0)) for t in told])
+
+
 def make_sampler(
     name: str, seed: int, searched: dict[str, BaseDistribution], grid: dict[str, list[Any]], startup: int
 ) -> optuna.samplers.BaseSampler:
@@ -106,7 +135,7 @@ def make_sampler(
         case "gp":
             return s.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
         case "cmaes":
-            return s.CmaEsSampler(seed=seed, n_startup_trials=startup)
+            return _CmaEsSampler(seed=seed, n_startup_trials=startup)
         case "nsga2":
             return s.NSGAIISampler(seed=seed, population_size=16)
         case "grid":

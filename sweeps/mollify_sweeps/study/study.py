@@ -114,10 +114,12 @@ class SweepStudy:
 
     # ---- what trials say
 
-    def begin(self, number: int) -> dict[str, Any]:
-        """Told by a trial when it starts or starts again.
+    @written
+    def begin(self, number: int, threads: int = 1) -> dict[str, Any]:
+        """Told by a trial when it starts or starts again, with the threads that it would take.
 
         Returns:
+            threads: those that it takes: as many as at its first start, since its last digits depend on them.
             finished: it has ended already, there is nothing to do.
             values: the objective values of each epoch that has been reported.
             go_on: what the pruner says to the last of them.
@@ -129,7 +131,10 @@ class SweepStudy:
         self.storage(number, None)
         if number in self._live:
             self._live[number].epoch = len(known)
+            if "threads" not in trial.user_attrs:
+                self._trials[number].set_user_attr("threads", threads)
         return {
+            "threads": trial.user_attrs.get("threads", threads),
             "finished": trial.state in FINISHED,
             "values": [answer["values"] for answer in known],
             "go_on": not known or known[-1]["go_on"],
@@ -359,9 +364,8 @@ class SweepStudy:
         return {"number": number, "recipe": recipe.to_dict(), "adopted": adopted}
 
     def _should_prune(self, held: optuna.Trial, trial: FrozenTrial, epoch: int, rungs: int) -> bool:
-        if not self._single or "reference" in trial.user_attrs:  # the references are what all others are held against
-            return False
-        if epoch + 1 == self._setup.base.optim.epochs:  # nothing is left to save
+        last = epoch + 1 == self._setup.base.optim.epochs  # nothing is left to save
+        if last or not self._single or "reference" in trial.user_attrs:  # references: what all others are held against
             return False
         return pruning.should_prune(self._pruner, held.study, trial, rungs)
 

@@ -32,6 +32,7 @@ class Trackers(Follower):
         notice: takes one line for the user: the first failure of each tracker, and how to upload. It is called from
             another thread.
         asked: whether the user has named wandb; otherwise nothing is said of what it keeps.
+        runs: the folder in which wandb keeps its runs; None is `folder`.
 
     Raises:
         ConfigError: `wandb` is "online" and there is no login on this machine.
@@ -46,6 +47,7 @@ class Trackers(Follower):
         project: str = "mollify",
         notice: Callable[[str], None] = print,
         asked: bool = True,
+        runs: str | None = None,
     ) -> None:
         if wandb not in get_args(Mode):
             raise ConfigError(f"Expected `wandb` to be one of {get_args(Mode)}, but got {wandb!r}")
@@ -53,7 +55,9 @@ class Trackers(Follower):
             check_login()
         self._workers = [_Worker("TensorBoard", TensorBoard(sweep, folder / "tensorboard"), notice)]
         if wandb != "off":
-            self._workers.append(_Worker("wandb", WandbRuns(sweep, folder, wandb, project, notice, asked), notice))
+            self._workers.append(
+                _Worker("wandb", WandbRuns(sweep, folder, wandb, project, notice, asked, runs), notice)
+            )
 
     def start(
         self, number: int, recipe: dict[str, Any], params: dict[str, Any], kind: str | None, role: str | None = None

@@ -43,6 +43,7 @@ class WandbRuns(Follower):
         project: wandb project.
         notice: takes one line for the user: how to upload what was kept.
         asked: whether the user has named wandb; otherwise that line is not said.
+        runs: wandb writes below ``wandb/`` in it instead.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class WandbRuns(Follower):
         project: str,
         notice: Callable[[str], None] = print,
         asked: bool = True,
+        runs: str | None = None,
     ) -> None:
+        self._kept_in = folder if runs is None else Path(runs)
         self._sweep, self._folder, self._mode, self._project, self._notice = sweep, folder, mode, project, notice
         self._asked = asked
         self._runs: dict[int, Any] = {}
@@ -117,7 +120,7 @@ class WandbRuns(Follower):
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # one run's failure leaves no other unfinished
             if self._used and self._mode == "offline" and self._asked:
-                runs = f"{shlex.quote(str(self._folder / 'wandb'))}/offline-run-*"
+                runs = f"{shlex.quote(str(self._kept_in / 'wandb'))}/offline-run-*"
                 sync = f"{shell_command('wandb', ['sync'])} {runs}"
                 stack.callback(self._notice, f"wandb kept the curves on this machine; to upload: {sync}")
             while self._runs:
@@ -130,7 +133,8 @@ class WandbRuns(Follower):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would tell its makers of offline runs too
         import wandb
 
-        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
+        self._kept_in.mkdir(parents=True, exist_ok=True)
         sweep = self._sweep
         # the time of creation keeps two sweeps of one name in one project apart
         created = hashlib.sha256(f"{sweep.name} {sweep.created}".encode()).hexdigest()[:8]
@@ -154,7 +158,7 @@ class WandbRuns(Follower):
             reinit="create_new",
             config=config,
             tags=[tag[:64] for tag in (sweep.dataset, sweep.network, *tags) if tag],
-            dir=str(self._folder),
+            dir=str(self._kept_in),
             settings=settings,
         )
         self._used = True
@@ -169,6 +173,7 @@ def publish(
     mode: str,
     project: str,
     notice: Callable[[str], None],
+    runs: str | None = None,
 ) -> None:
     """Writes a sweep's report to wandb; a failure becomes a notice, since the report itself is kept elsewhere.
 
@@ -179,11 +184,12 @@ def publish(
         mode: "off" does nothing.
         project: wandb project.
         notice: takes one line for the user.
+        runs: see `WandbRuns`.
     """
     if mode == "off":
         return
     try:
-        WandbRuns(sweep, local, mode, project).report(folder)
+        WandbRuns(sweep, local, mode, project, runs=runs).report(folder)
     except Exception as error:  # whatever wandb runs into
         notice(f"wandb has not got the report ({failure(error)})")
 

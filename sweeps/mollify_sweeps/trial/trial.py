@@ -53,7 +53,7 @@ class TrialSetup:
         study: name of the study's actor.
         objectives: metrics that are reported, in the order of the study's directions.
         workers: processes per trial, or their range.
-        cpus, gpus: per worker; `cpus` is also the number of torch threads.
+        cpus, gpus: per worker; `cpus` is also the number of torch threads of a trial that begins.
         feed: what goes with the data sets.
         provenance: goes into every checkpoint (versions, commit, verified or not).
     """
@@ -123,9 +123,12 @@ class Trial:
     def _attempt(self, data: Callable[[], TrainingData]) -> tuple[str, str, dict[str, Any], dict[str, Any]] | None:
         """None, or why it failed: (kind, message, with what it began, attributes for the study)."""
         number, study, first = self.number, self.study, self.worker.rank == 0
-        begin = study.begin(number)
+        begin = study.begin(number, self.setup.cpus)
         if begin["finished"]:
             return None
+        torch.set_num_threads(begin["threads"])
+        if first and begin["threads"] != self.setup.cpus:
+            study.notice(f"trial {number} goes on with {begin['threads']} threads, as it began, not {self.setup.cpus}")
         tell = functools.partial(study.storage, number)
         writer = Writer(self.store, self.setup.provenance, active=first, tell=tell)
         training = None
@@ -199,7 +202,7 @@ class Trial:
         path = (self.store / f"checkpoints/{checkpoint.name(training.epoch)}").uri
         attrs: dict[str, Any] = {"folder": self.store.uri, "checkpoint": path}
         device = self.worker.device
-        attrs |= {"threads": self.setup.cpus, "device": device.type, "workers": self.worker.world}
+        attrs |= {"threads": torch.get_num_threads(), "device": device.type, "workers": self.worker.world}
         attrs["accumulated"] = training.parts.written
         attrs["precision"] = precision.used(self.recipe.optim.precision, device)
         if go_on:

@@ -91,6 +91,17 @@ def test_repeated_epochs_hear_the_same_answers(tmp_path):
         assert study.begin(number)["finished"]
 
 
+def test_a_trial_keeps_the_threads_with_which_it_began(tmp_path):
+    study = SweepStudy(make_setup(tmp_path))
+    study.next()
+    assert study.begin(0, 2)["threads"] == 2
+    again = SweepStudy(make_setup(tmp_path))  # by a driver with other --cpus-per-worker
+    assert again.next()["number"] == 0
+    assert again.begin(0, 4)["threads"] == 2
+    again.next()
+    assert again.begin(1, 4)["threads"] == 4
+
+
 def test_budget_may_grow_and_ends(tmp_path):
     run(make_setup(tmp_path, trials=3))
     assert SweepStudy(make_setup(tmp_path, trials=3)).next() is None

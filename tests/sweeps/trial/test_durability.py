@@ -875,8 +875,11 @@ def test_a_snapshot_waits_for_its_storage(s3, remote, tmp_path, monkeypatch):
 # ---- who may read it
 
 
-def test_what_a_sweep_writes_is_its_owners_only(monkeypatch, tmp_path):
-    before = os.umask(0o022)
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600), (0o002, 0o775, 0o664)]
+)
+def test_the_umask_says_who_may_read_a_sweep(umask, folder, file, monkeypatch, tmp_path):
+    before = os.umask(umask)
     try:
 
         def writes(options):
@@ -887,8 +890,7 @@ def test_what_a_sweep_writes_is_its_owners_only(monkeypatch, tmp_path):
         handler = signal.getsignal(signal.SIGTERM)
         assert search.main(["--dataset", "digits"]) == 0
         signal.signal(signal.SIGTERM, handler)
-        modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (tmp_path / "sweep").rglob("*")}
-        assert modes == {"trials": "0o700", "file": "0o600"}
-        assert os.umask(0o022) == 0o022
+        modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "sweep").rglob("*")}
+        assert modes == {"trials": folder, "file": file}
     finally:
         os.umask(before)
