@@ -23,6 +23,9 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, **options)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(clean(text), **options)  # before it is laid out, since it gets longer
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             plain = segment.control or segment.text.isprintable()

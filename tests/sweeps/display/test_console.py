@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from mollify_sweeps.display.console import table
+from mollify_core.foreign import clean
+from mollify_sweeps.display.console import Terminal, styled, table
 from mollify_sweeps.tracking.terminal import View
 
 HEADER = ["validation", "best", "plain", "paper", "best - plain"]
@@ -46,3 +49,20 @@ def test_a_terminal_that_cannot_move_gets_lines_as_a_pipe_does() -> None:
         written.append(console.file.getvalue())  # type: ignore[attr-defined]
     assert written[0].startswith("1/5 trials, 0 pruned")
     assert written[1] == written[0]
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[2J\x1b]0;title\x07", "[bold red]x[/]", "[/x]", "a\rb", "\u202etxt", "\x9b31m"]
+)
+def test_nothing_foreign_steers_the_terminal_or_is_markup(hostile: str) -> None:
+    said = io.StringIO()
+    console = Terminal(file=said, force_terminal=True, width=100)
+    console.print(f"Sweep {hostile}")
+    table = Table(title=hostile)
+    table.add_column(hostile)
+    table.add_row(hostile)
+    console.print(table)
+    console.print(styled("!", "yellow", hostile))
+    out = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue())  # rich's own colours
+    assert out.count(clean(hostile)) >= 4
+    assert out.replace("\n", "").isprintable()
