@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != (RAY,))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that says what was not tried, and why."""
+    if missing := _not_tried(terminalreporter):
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in missing.items())
+        terminalreporter.write_line(f"not tried here: {reasons}", yellow=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where CI installs them, tests that lack a group or an extra have failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and "MOLLIFY_CI" in os.environ and any("needs `" in r for r in _not_tried(reporter)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _not_tried(reporter: pytest.TerminalReporter) -> Counter[str]:
+    """Reason -> number of tests that were skipped for it."""
+    found = (report.longrepr[2] for report in reporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple))
+    return Counter(reason.removeprefix("Skipped: ") for reason in found)
 
 
 @event.listens_for(Engine, "connect")

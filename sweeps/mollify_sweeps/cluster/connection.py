@@ -84,7 +84,7 @@ _SEVERAL = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 def _temporary() -> Path:
     """Where Ray keeps its sessions; it asks the environment in this order."""
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"  # nosec B108
 
 
 def _check_temporary(folder: Path) -> None:

@@ -326,7 +326,7 @@ def test_frost_lays_a_part_of_a_photograph_over(severity: int, side: int, channe
     agree(corrupt(images, "frost", severity, frost_dir=photographs), np.array(expected), 0.01)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("imagecorruptions") is None, reason="needs the extra `corruptions`")
+@pytest.mark.skipif(importlib.util.find_spec("imagecorruptions") is None, reason="needs `uv sync --extra corruptions`")
 def test_the_packages_photographs_are_found_without_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOLLIFY_FROST_DIR", raising=False)
     before = set(sys.modules)
