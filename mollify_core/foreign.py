@@ -39,16 +39,31 @@ def shown(value: object, limit: int = 60) -> str:
         return f"a value that cannot be shown ({type(error).__name__})"
 
 
-def expanded(path: str | Path) -> Path:
-    """A path in which `~` and `~name` are home folders.
+def expanded(path: str | Path, *, written: bool = False) -> Path:
+    """A path in which `~` and `~name` are home folders. Nothing need be there.
+
+    Args:
+        path: as the user named it.
+        written: libraries that take names in UTF-8 only are to write there.
 
     Raises:
-        ConfigError: no such user, or this machine does not say where the home folder is; a NUL, which no path holds.
+        ConfigError: no such user, or this machine does not say where the home folder is; or nothing can ever be there:
+            it holds a NUL, is too long, or its links lead in a circle.
     """
     if "\0" in str(path):
         raise ConfigError(f"Expected a path without NUL characters, but got {shown(str(path))}")
     try:
-        return Path(path).expanduser()
+        if written:
+            str(path).encode()
+        found = Path(path).expanduser()
+        os.stat(found)
+        return found
+    except UnicodeEncodeError:
+        raise ConfigError(f"Expected a path in UTF-8, but got {shown(str(path))}") from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return found
+    except OSError as error:
+        raise ConfigError(f"Cannot use the path {shown(str(path))}: {error.strerror}") from None
     except (RuntimeError, KeyError):
         who = str(path).split(os.sep)[0]
         hint = "set HOME, or write the whole path" if who == "~" else "no user has that name here"

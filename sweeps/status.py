@@ -9,7 +9,8 @@ if __name__ == "__main__":  # from a checkout that is not installed: the core is
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from mollify_core.errors import ConfigError
-from mollify_core.program import Parser, guarded
+from mollify_core.foreign import expanded
+from mollify_core.program import Parser, guarded, say
 from mollify_sweeps.cli.program import BROKE
 from mollify_sweeps.cluster import environment
 
@@ -64,8 +65,8 @@ def _run(argv: list[str] | None) -> int:
     if args.report:
         from mollify_sweeps.driver.publishing import write_kept_page
 
-        write_kept_page(status.only(args.where), Path(args.report), args.study_url)
-        print(f"page: {args.report}")
+        write_kept_page(status.only(args.where), expanded(args.report), args.study_url)
+        say(f"page: {args.report}")
     elif args.stop:
         status.stop(args.where, args.study_url)
     elif args.go_on:

@@ -25,7 +25,7 @@ FORMAT = 1
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
     """`cache_dir`, by default $MOLLIFY_CACHE, else ~/.cache/mollify."""
-    return expanded(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify")
+    return expanded(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify", written=True)
 
 
 def key(name: str, checksums: Mapping[str, str]) -> str:

@@ -18,8 +18,8 @@ from pyarrow import fs
 
 from mollify_core.checkpoint import make_folder
 from mollify_core.disk import sync
-from mollify_core.errors import StorageError, first_line
-from mollify_core.foreign import expanded
+from mollify_core.errors import ConfigError, StorageError, first_line
+from mollify_core.foreign import expanded, shown
 from mollify_sweeps.storage.patience import Patience, retry
 
 # A server that hangs is given up after so long without a byte, three times; Arrow itself would wait for minutes.
@@ -42,7 +42,7 @@ class Store:
     def __init__(self, uri: str, *, opened: bool = True) -> None:
         if "@" in uri.partition("://")[2].partition("/")[0]:
             raise StorageError("Expected a storage URI without credentials (they belong into AWS_… or a profile)")
-        self.uri = uri if "://" in uri else str(expanded(uri).resolve())
+        self.uri = uri if "://" in uri else _folder(uri)
         if opened:
             self.open()
 
@@ -178,6 +178,14 @@ class Store:
             self.fs.delete_file(f"{self.root}/{probe}")
         except OSError as error:
             raise StorageError(f"Cannot write to storage {self.uri!r}: {first_line(error)}") from None
+
+
+def _folder(path: str) -> str:
+    """The whole path of a local folder, without links."""
+    try:
+        return str(expanded(path, written=True).resolve())
+    except (OSError, ConfigError) as error:
+        raise StorageError(f"Cannot use storage {shown(path)}: {first_line(error)}") from None
 
 
 def trial_folder(number: int) -> str:
