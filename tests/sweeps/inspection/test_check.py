@@ -482,6 +482,18 @@ def test_a_study_that_lives_elsewhere(folder, tmp_path, capsys):
     assert not (tmp_path / "none.sqlite").exists()
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:Canary@127.0.0.1:1/db", "postgresql://me@127.0.0.1:1/db?password=Canary"]
+)
+def test_a_password_that_a_file_holds_is_not_printed(url, folder, tmp_path, capsys):
+    edit(folder / "sweep.json", lambda d: json.dumps({**json.loads(d), "study_url": url}).encode())
+    shutil.move(folder / "study.sqlite", tmp_path / "own.sqlite")
+    main([str(folder)])
+    said = "".join(capsys.readouterr())
+    assert "postgresql://me" in said
+    assert "Canary" not in said
+
+
 def test_bad_input(tmp_path, capsys):
     with pytest.raises(ConfigError, match="Expected a sweep"):
         findings_of(str(tmp_path))
