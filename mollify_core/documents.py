@@ -41,15 +41,15 @@ def load(path: str | os.PathLike[str], what: str = "") -> Any:
     Raises:
         DataError: it cannot be read, or holds something else; one sentence that names the file.
     """
-    return located(path, what)[0]
+    return located(path, what, yaml=str(path).endswith((".yaml", ".yml")))[0]
 
 
-def located(path: str | os.PathLike[str], what: str = "") -> tuple[Any, dict[Place, int]]:
-    """The same, and the line on which each value stands; empty of JSON."""
+def located(path: str | os.PathLike[str], what: str = "", *, yaml: bool = True) -> tuple[Any, dict[Place, int]]:
+    """The same of YAML, or JSON, whatever the file is called; and the line on which each value stands, none of JSON."""
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
-        return yaml_of(data) if str(path).endswith((".yaml", ".yml")) else (json_of(data), {})
+        return yaml_of(data) if yaml else (json_of(data), {})
     except OSError as error:
         raise DataError(f"Cannot read {what}{shown(str(path), 200)}: {error.strerror or first_line(error)}") from None
     except ValueError as error:  # ours, or a path with a NUL
@@ -231,6 +231,7 @@ def _value(node: Node, path: Place, lines: dict[Place, int]) -> Any:
     if isinstance(node, SequenceNode):
         _only(node, "seq", line)
         return [_value(item, (*path, i), lines) for i, item in enumerate(node.value)]
+    assert isinstance(node, ScalarNode)
     return _scalar(node, line)
 
 

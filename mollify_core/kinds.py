@@ -82,7 +82,7 @@ class Maybe:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of `least` to `most` things of one kind."""
+    """A list of `least` to `most` things of one kind; None: of any."""
 
     of: Any
     least: int = 0
@@ -130,6 +130,8 @@ def checked(value: Any, kind: Any, of: str, path: Place = ()) -> Any:
     Raises:
         DataError: it is of another kind; where, what was expected and what came.
     """
+    if kind is None:  # anything
+        return value
     if isinstance(kind, Maybe):
         if value is not None:
             inner = kind.of

@@ -51,7 +51,8 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
         chosen = [name for name in names if name in alternatives]
         if len(chosen) > 1:
             raise ConfigError(
-                f"Expected at most one augmentation out of {', '.join(alternatives)}, but got {' and '.join(chosen[:5])}"
+                f"Expected at most one augmentation out of {', '.join(alternatives)}, "
+                f"but got {' and '.join(chosen[:9])}"
             )
     return tuple(name for name in AUGMENTATIONS if name in names)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import math
 import re
 from collections import Counter
@@ -19,12 +18,14 @@ from optuna.trial import FrozenTrial
 from pyarrow.fs import FileInfo
 
 from mollify_core import checkpoint
-from mollify_core.errors import CheckpointError, ConfigError, first_line
+from mollify_core.errors import CheckpointError, ConfigError, DataError, first_line
+from mollify_core.foreign import clean, shown
 from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.database import FAILURES
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import METHOD, STOPPED
+from mollify_sweeps.study.soundness import metrics_of
 from mollify_sweeps.study.space import varied
 
 Files = dict[str, FileInfo]
@@ -124,10 +125,10 @@ class TrialCheck:
             self._expect(not self._epochs, "recipe.json is missing")
             return
         try:
-            same = Recipe.from_json(text.decode()).hash == self._recipe.hash
+            same = Recipe.from_json(text).hash == self._recipe.hash
             self._expect(same, "recipe.json is of another recipe than the study's")
-        except (ConfigError, UnicodeDecodeError):
-            self._find("recipe.json is damaged")
+        except ConfigError as error:
+            self._find(f"recipe.json is damaged: {error}")
 
     def _check_values(self) -> None:
         missing = set(range(self._epochs)) - set(self._answers)
@@ -165,7 +166,7 @@ class TrialCheck:
             self._expect(self._epochs == epochs, f"is complete with {self._epochs} of {epochs} epochs")
         else:
             failure = self._attrs.get("failure")
-            self._expect(failure in FAILURES, f"failed without a known reason: {failure!r}")
+            self._expect(failure in FAILURES, f"failed without a known reason: {shown(failure)}")
 
     def _check_metrics(self) -> None:
         text = self._read("metrics.jsonl")
@@ -173,13 +174,16 @@ class TrialCheck:
             self._expect(not self._ended, "metrics.jsonl is missing")
             return
         found: list[int] = []
-        for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
+        damaged = 0
+        for number, line in enumerate(text.splitlines(), 1):
             try:
-                entry = json.loads(line)
-                epoch, values = int(entry["epoch"]), [entry[name] for name in self._sweep.objectives]
-            except (ValueError, KeyError, TypeError):
-                self._find(f"line {number} of metrics.jsonl is damaged")
+                entry = metrics_of(line, self._sweep.objectives)
+            except DataError as error:
+                if damaged < 10:
+                    self._find(f"line {number} of metrics.jsonl is damaged: {error}")
+                damaged += 1
                 continue
+            epoch, values = entry["epoch"], [entry[name] for name in self._sweep.objectives]
             found.append(epoch)
             known = self._answers[epoch]["values"] if epoch in self._answers else values
             self._expect(all(map(_equal, values, known)), f"metrics.jsonl and the study differ in epoch {epoch}")
@@ -219,7 +223,9 @@ class TrialCheck:
         folders = {m.group(1): m.group(2) is not None for m in matches if m}
         if named is not None:
             path = str(self._attrs.get("checkpoint"))
-            self._expect(path.endswith(f"/{named}"), f"names the checkpoint {path}, but has {self._epochs} epochs")
+            self._expect(
+                path.endswith(f"/{named}"), f"names the checkpoint {clean(path, 300)}, but has {self._epochs} epochs"
+            )
             self._expect(named in folders, f"its checkpoint {Path(named).name} is missing")
         for folder, set_aside in sorted(folders.items()):
             name = Path(folder).name
@@ -247,7 +253,7 @@ class TrialCheck:
             state = checkpoint.load(self._store.fs, f"{self._store.root}/{folder}")
             recipe = Recipe.from_dict(state.meta["recipe"])
         except (CheckpointError, ConfigError, KeyError) as error:
-            self._find(f"its checkpoint {name} is damaged: {first_line(error)}")
+            self._find(f"its checkpoint {name} is damaged: {clean(first_line(error), 300)}")
             return
         self.verified += 1
         own = checkpoint.name(state.epoch, state.step)
@@ -265,5 +271,7 @@ def _equal(a: float | None, b: float | None) -> bool:
 
 
 def numbers(found: Collection[int]) -> str:
-    """Trial or epoch numbers, in order, for a sentence."""
-    return ", ".join(str(n) for n in sorted(set(found)))
+    """Trial or epoch numbers, in order, for a sentence; of many the first."""
+    told = sorted(set(found))
+    rest = f" and {len(told) - 20} more" if len(told) > 20 else ""
+    return ", ".join(str(n) for n in told[:20]) + rest

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import clean
 from mollify_sweeps.display.console import moves
 from mollify_sweeps.display.text import duration
 from mollify_sweeps.inspection import control
@@ -29,14 +30,16 @@ def show_sweeps(sweeps: list[SweepStatus]) -> RenderableType:
     for column in ("sweep", "state", "trials", "best", "age", "data", "network"):
         table.add_column(column, style="cyan" if column == "sweep" else "", overflow="fold")
     for sweep in sweeps:
-        data = escape(sweep.dataset or "") + ("" if sweep.verified else " [red](unverified)[/]")
-        table.add_row(sweep.name, _state(sweep), _progress(sweep), _best(sweep), _age(sweep), data, sweep.network or "")
-    return Group(table, *(Text(f"{sweep.name}: {sweep.problem}", style="red") for sweep in sweeps if sweep.problem))
+        data = _plain(sweep.dataset or "") + ("" if sweep.verified else " [red](unverified)[/]")
+        cells = (_state(sweep), _progress(sweep), _best(sweep), _age(sweep), data, _plain(sweep.network or ""))
+        table.add_row(_plain(sweep.name), *cells)
+    wrong = (clean(f"{sweep.name}: {sweep.problem}") for sweep in sweeps if sweep.problem)
+    return Group(table, *(Text(line, style="red") for line in wrong))
 
 
 def show_sweep(sweep: SweepStatus) -> RenderableType:
     """One sweep: what it is, and its trials."""
-    head = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
+    head = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {_plain(sweep.name)}", title_justify="left")
     head.add_column(style="bold")
     head.add_column(overflow="fold")
     verified = "" if sweep.verified else " [red](unverified)[/]"
@@ -44,8 +47,8 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     head.add_row("trials", _progress(sweep))
     head.add_row("best", _best(sweep) or "none yet")
     head.add_row("age", _age(sweep))
-    head.add_row("data", f"{escape(sweep.dataset or '')}{verified}, {sweep.network}")
-    head.add_row("storage", escape(sweep.storage))
+    head.add_row("data", f"{_plain(sweep.dataset or '')}{verified}, {_plain(str(sweep.network))}")
+    head.add_row("storage", _plain(sweep.storage))
     if sweep.copied is not None:
         head.add_row("read from", f"the copy in the storage, {_ago(sweep.copied)} old")
     metric = sweep.objectives[0] if sweep.objectives else "value"
@@ -57,19 +60,26 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     for trial in sweep.trials:
         value = "" if trial.value is None else f"{trial.value:.4g}"
         epochs = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
-        params = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+        params = " ".join(
+            f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={clean(v, 60)}" for k, v in trial.params.items()
+        )
         note = REFERENCES.get(trial.reference or "", params)
         best = sweep.best is not None and sweep.best["number"] == trial.number
-        method = (trial.method or "",) if several else ()
+        method = (_plain(trial.method or ""),) if several else ()
         row = (str(trial.number), *method, trial.state, epochs, value, duration(trial.seconds) if trial.seconds else "")
-        table.add_row(*row, Text(trial.failure or note), style="bold green" if best else "")
+        table.add_row(*row, Text(clean(trial.failure or note)), style="bold green" if best else "")
     return Group(head, Text(), table)
+
+
+def _plain(text: str) -> str:
+    """Foreign text, which neither steers the terminal nor is markup."""
+    return escape(clean(text, 300, ""))
 
 
 def _state(sweep: SweepStatus) -> str:
     if sweep.state != "running":
         return sweep.state
-    elsewhere = f" on {sweep.host or 'another machine'}" if sweep.host != socket.gethostname() else ""
+    elsewhere = f" on {_plain(sweep.host or 'another machine')}" if sweep.host != socket.gethostname() else ""
     return f"[green]running[/]{f' by process {sweep.pid}' if sweep.pid else ''}{elsewhere}"
 
 
