@@ -19,7 +19,7 @@ class Text:
     among: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.among)}" if self.among else "a text"
+        return f"one of {', '.join(self.among)}" if self.among else f"a text of at most {self.most} characters"
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, str) and len(value) <= self.most and (not self.among or value in self.among)

@@ -1,7 +1,8 @@
-"""JSON and YAML are read by one reader: as people write them, within bounds, and in one sentence where they cannot be."""
+"""JSON and YAML are read by one reader: as people write them, within bounds, or it says why not in one sentence."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,13 @@ _BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: " + "9" * 400, "line 1: expected integers of at most 64 bits, but got one of 400 digits"),
         ("a: 0x" + "f" * 40, "64 bits"),
         ("", "it is empty"),
-        (" \n\ufeff", "it is empty"),
+        ("\ufeff \n", "it is empty"),
         ("a: \0", "not valid YAML"),
         ('a: "\\0"', "without NUL characters"),
         (b"\xff\xfea", "in UTF-8, but byte 0 is not"),
         ("a: 1\n" * 60_000, "at most 262,144 bytes"),
     ],
+    ids=itertools.count(),
 )
 def test_what_is_no_bounded_yaml_is_one_sentence(text: str | bytes, says: str) -> None:
     error = read(lambda: yaml_of(text))
@@ -110,6 +112,7 @@ def test_what_is_no_bounded_yaml_is_one_sentence(text: str | bytes, says: str) -
         ("{", "not valid JSON"),
         (b" " * (documents.MOST_BYTES + 1), "at most 8,388,608 bytes"),
     ],
+    ids=itertools.count(),
 )
 def test_what_is_no_bounded_json_is_one_sentence(text: str | bytes, says: str) -> None:
     error = read(lambda: json_of(text))
@@ -134,8 +137,11 @@ def test_values_are_held_against_what_was_said_of_them() -> None:
         ({"n": True, "x": 0}, "Expected `n` of it to be a whole number from 1 to 9, but got True"),
         ({"n": 10, "x": 0}, "but got 10"),
         ({"n": 1, "x": float("nan")}, "Expected `x` of it to be a number from 0 to 1 or null, but got nan"),
-        ({"n": 1, "x": 10**400}, "but got a value that cannot be shown"),
-        ({"n": 1, "x": 0, "of": {"a": ["b", "long"]}}, "Expected `of.a[1]` of it to be a text, but got 'long'"),
+        ({"n": 1, "x": 10**400}, "but got 1000"),
+        (
+            {"n": 1, "x": 0, "of": {"a": ["b", "long"]}},
+            "`of.a[1]` of it to be a text of at most 3 characters, but got 'long'",
+        ),
         ({"n": 1, "x": 0, "of": {"a\x1b": []}}, r"Expected `of.a\x1b` of it to be a list of at least 1"),
         ({"n": 1, "x": 0, "f": 1}, "Expected `f` of it to be true or false, but got 1"),
     ):
@@ -168,9 +174,10 @@ def test_a_recipe_is_read_as_people_write_it(tmp_path: Path) -> None:
         ({"data": {"image_size": 10**6}}, "`image_size` to be at most 4096"),
         ({"data": {"dataset": "x" * 2000}}, "`dataset` to be a name, but got 'xxx"),
         ({"x" * 2000: 1}, "Unknown recipe key 'xxx"),
-        ({"format": True}, "format 1 or 2, but got True"),
-        ({"format": [1]}, "format 1 or 2, but got [1]"),
+        ({"format": True}, "format 1 or 2, but got format True"),
+        ({"format": [1]}, "format 1 or 2, but got format [1]"),
     ],
+    ids=itertools.count(),
 )
 def test_a_recipe_says_what_is_wrong_and_where(tree: Any, says: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
@@ -192,7 +199,7 @@ def _resigned(state: bytes) -> dict[str, bytes]:
     ("change", "says"),
     [
         ({"epoch": "3"}, "`epoch` of state.json to be a whole number"),
-        ({"progress": [1]}, "`progress` of state.json to be a mapping or null"),
+        ({"progress": [1]}, "`progress` of state.json to be a mapping"),
         ({"progress": {"step": 1, "losses": 3, "errors": 0, "seconds": 1}}, "`progress.losses` of state.json"),
         ({"optimizer": {"0.step": []}}, "`optimizer.0.step` of state.json to be a number"),
         ({"optimizer": {"x.step": 1}}, "damaged"),
@@ -282,7 +289,9 @@ def test_many_times_one_thing_changed(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"[" * 100_000, b"", b"\xff", b'{"recipe": {}, "provenance": {"threads": [1]}}', b"0"]
+    "text",
+    [b"[" * 100_000, b"", b"\xff", b'{"recipe": {}, "provenance": {"threads": [1]}}', b"0"],
+    ids=itertools.count(),
 )
 def test_train_says_it_and_ends_with_2(text: bytes, tmp_path: Path) -> None:
     _train(text, "r.json", tmp_path)

@@ -131,7 +131,7 @@ class Description:
         try:
             tree = json_of(text)
         except DataError as error:
-            raise DataError(f"Expected {_WHAT} to be JSON, but {error}") from None
+            raise DataError(f"Expected {_WHAT} to be JSON: {error}") from None
         return cls.from_dict(tree)
 
     def to_json(self) -> bytes:

@@ -241,7 +241,7 @@ def test_all_sweeps_of_a_storage(sweep_in, tmp_path, capsys, monkeypatch):
     assert lines[1].split() == ["broken", "unreadable", "0"]
     told = " ".join(lines[4:])
     assert told.startswith("broken: Cannot read ")
-    assert "sweep.json: Expected a sweep's description to be JSON, but it is not valid JSON" in told
+    assert "sweep.json: Expected a sweep's description to be JSON: it is not valid JSON" in told
     assert "6, 4 complete, 1 pruned, 1 failed" in lines[2]
     assert "corrupted_nll 0.5 (trial 5)" in lines[2]
     assert find("s")[0]  # by its name in runs
