@@ -28,7 +28,7 @@ from pyarrow import fs
 from torch import Tensor
 
 from mollify_core.disk import sync
-from mollify_core.documents import json_of
+from mollify_core.documents import MOST_BYTES, json_of
 from mollify_core.errors import CheckpointError, first_line
 from mollify_core.foreign import clean, shown
 from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
@@ -218,7 +218,7 @@ def load(filesystem: fs.FileSystem, path: str) -> Checkpoint:
 
     def read(file: str) -> bytes:
         with filesystem.open_input_stream(f"{path}/{file}", compression=None) as stream:
-            return stream.read()
+            return stream.read(MOST_BYTES + 1) if file.endswith(".json") else stream.read()
 
     return from_files(read)
 

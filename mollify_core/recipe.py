@@ -41,12 +41,13 @@ _LATER = ("judging_fraction", *Soft.__dataclass_fields__)
 """Kept recipes lack these settings, which are written where they differ from their defaults."""
 
 _FITS = {int: Whole(-(2**63)), bool: Flag(), str: Text(1000)}
+MOST_THREADS = 1024  # of a CPU, for one training
 PROVENANCE = Record(
     {},
     {
         **dict.fromkeys(("sweep", "dataset", "fingerprint", "device", "precision"), Text(1000)),
         **dict.fromkeys(("trial", "seed"), Whole()),
-        "threads": Maybe(Whole(1, 1024)),
+        "threads": Maybe(Whole(1, MOST_THREADS)),
         "verified": Flag(),
         "commit": Maybe(Text(1000)),
         "versions": MapOf(Text(1000)),

@@ -21,7 +21,7 @@ from mollify_core import checkpoint
 from mollify_core.datasets.options import DataOptions, add_data_options, data_options
 from mollify_core.errors import ConfigError, DataError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.program import Parser, guarded
-from mollify_core.recipe import Recipe
+from mollify_core.recipe import MOST_THREADS, Recipe
 from mollify_core.steps import Parts
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
@@ -85,8 +85,9 @@ def train(
         MollifyError: something is wrong; one sentence.
     """
     recipe, origin = Recipe.beside(path)
-    if threads is not None and threads < 1:
-        raise ConfigError(f"Expected --threads to be at least 1, but got {threads}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        bound = "at least 1" if threads < 1 else f"at most {MOST_THREADS}"
+        raise ConfigError(f"Expected --threads to be {bound}, but got {threads}")
     provenance = origin.get("provenance", {})
     threads = threads or provenance.get("threads")
     parts = Parts.read(provenance.get("accumulate", 1))  # into which a trial that ran out of memory cut its batches

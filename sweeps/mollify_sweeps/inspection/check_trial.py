@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import math
 import re
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial
 from pyarrow.fs import FileInfo
 
@@ -25,7 +23,7 @@ from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.database import FAILURES
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import METHOD, STOPPED
-from mollify_sweeps.study.soundness import metrics_of
+from mollify_sweeps.study.soundness import images_of, metrics_of
 from mollify_sweeps.study.space import varied
 
 Files = dict[str, FileInfo]
@@ -205,10 +203,9 @@ class TrialCheck:
             self._find("validation.npz is missing")
             return
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                means = {name: float(arrays[name].mean()) for name in arrays.files}
-        except Exception:  # zipfile, zlib, struct and NumPy each have their own for a damaged archive
-            self._find("validation.npz is damaged")
+            means = {name: float(values.mean()) for name, values in images_of(data).items() if values.size}
+        except DataError as error:
+            self._find(f"validation.npz is damaged: {error}")
             return
         if self._recipe is not None and self._recipe.data.judging_fraction:
             return  # they are of images that only judge, and the study's values are of those that choose

@@ -6,21 +6,25 @@ Optuna reads a database as it is: it checks neither what attributes hold nor whe
 from __future__ import annotations
 
 import datetime
+import io
 import re
+import zipfile
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.documents import json_of
-from mollify_core.errors import DataError
-from mollify_core.foreign import shown
+from mollify_core.errors import DataError, first_line
+from mollify_core.foreign import clean, shown
 from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import METHOD, NUMBER, STOPPED
 
+_MOST_VALUES = 256 << 20  # bytes of validation.npz, unpacked
 _EPOCHS = 1_000_000  # of a trial; see `settings.Optim`
 _SECONDS = Number(0, 1e12)
 _NAME, _COUNT, _MEASURE = Text(1000), Whole(0, 10**9), Number(any=True)
@@ -134,6 +138,29 @@ def metrics_of(line: bytes | str, objectives: Iterable[str] = ()) -> dict[str, A
     epoch = {"epoch": Whole(0, _EPOCHS)}
     entry = checked(json_of(line), MapOf(_MEASURE, 1000), "it")
     return checked(entry, Record({**dict.fromkeys(objectives, _MEASURE), **epoch}), "it")
+
+
+def images_of(data: bytes) -> dict[str, np.ndarray]:
+    """What validation.npz says of each image: name -> numbers, an image each along the first axis.
+
+    Raises:
+        DataError: it is no such file, or much larger than what we write.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MOST_VALUES:
+            raise DataError(f"Expected values of at most {_MOST_VALUES:,} bytes, but got {size:,}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = dict(arrays)
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged archive
+        raise DataError(f"Expected arrays of numbers, but {clean(first_line(error), 150)}") from None
+    wrong = [name for name, values in found.items() if values.dtype.kind not in "fiub" or values.ndim < 1]
+    if wrong:
+        raise DataError(f"Expected arrays of numbers, but {shown(wrong[0])} is none")
+    return found
 
 
 def check_numbers(trials: Iterable[FrozenTrial]) -> None:
