@@ -88,7 +88,7 @@ def json_of(data: bytes | str) -> Any:
         raise DataError(_TOO_DEEP) from None
     except ValueError as error:
         raise DataError(f"it is not valid JSON: {error}") from None
-    _bounded(tree)
+    bounded(tree)
     return tree
 
 
@@ -110,8 +110,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _bounded(tree: Any) -> None:
-    """Raises a DataError where a tree is too deep, or has a NUL in a text: no path, name or database takes one."""
+def bounded(tree: Any, *, nul: bool = False) -> None:
+    """Checks plain containers that somebody else has read.
+
+    Raises:
+        DataError: a tree is too deep; or has a NUL in a text, which no path, name or database takes, unless `nul`.
+    """
     level = [tree]
     for _ in range(_DEEPEST):
         below: list[Any] = []
@@ -121,7 +125,7 @@ def _bounded(tree: Any) -> None:
                 below += node.values()
             elif isinstance(node, list):
                 below += node
-            elif isinstance(node, str) and "\0" in node:
+            elif not nul and isinstance(node, str) and "\0" in node:
                 raise DataError(f"expected text without NUL characters, but got {shown(node)}")
         if not below:
             return
@@ -205,7 +209,7 @@ def yaml_of(data: bytes | str) -> tuple[Any, dict[Place, int]]:
     except (YAMLError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise DataError(f"it is not valid YAML: {clean(said, 200, '')}") from None
-    _bounded(tree)
+    bounded(tree)
     return tree, lines
 
 

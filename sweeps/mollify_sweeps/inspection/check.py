@@ -44,7 +44,7 @@ def check_all(sweeps: Sequence[str], study_url: str | None) -> int:
     for sweep in sweeps:
         checked = Check(sweep, study_url)
         for finding in checked.findings:
-            print(finding)
+            print(clean(finding))
         count = sum(not finding.note for finding in checked.findings)
         sound &= not count
         verdict = f"{count} finding{'s' * (count > 1)}" if count else "sound"

@@ -78,7 +78,7 @@ def driver_of(folder: Path) -> Driver | None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 pid, _, host = file.read(1000).strip().partition(" ")
-                return int(pid) if re.fullmatch("[0-9]{1,9}", pid) else None, host or socket.gethostname()
+                return int(pid) if re.fullmatch("[1-9][0-9]{0,8}", pid) else None, host or socket.gethostname()
     except FileNotFoundError:
         pass
     return None

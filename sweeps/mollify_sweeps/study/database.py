@@ -147,7 +147,7 @@ class Location:
         except (MollifyError, OptunaError, DBAPIError):
             raise
         except Exception as error:  # Optuna and SQLAlchemy take a database for their own: any error of Python's
-            raise DataError(f"Cannot read the study {self.shown}: it is damaged ({_words(error)})") from None
+            raise DataError(f"Expected the study of a sweep, but it is damaged ({_words(error)})") from None
         return ledger
 
     def make(self, description: Description) -> Ledger:

@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from mollify_core.documents import json_of
+from mollify_core.documents import bounded, json_of
 from mollify_core.errors import DataError, first_line
 from mollify_core.foreign import clean, shown
 from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
@@ -77,6 +77,7 @@ def check_trial(trial: FrozenTrial, sweep: Description, *, whole: bool = True) -
         DataError: something is not of its kind; what, in one sentence.
     """
     who, objectives = f"trial {trial.number} in the study", len(sweep.objectives)
+    bounded([trial.user_attrs, trial.system_attrs], nul=True)
     checked(trial.user_attrs, _TRIAL, who)
     for key, value in trial.user_attrs.items():
         if _EPOCH.fullmatch(key):
