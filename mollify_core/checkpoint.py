@@ -28,11 +28,32 @@ from pyarrow import fs
 from torch import Tensor
 
 from mollify_core.disk import sync
-from mollify_core.errors import CheckpointError
+from mollify_core.documents import MOST_BYTES, json_of
+from mollify_core.errors import CheckpointError, first_line
+from mollify_core.foreign import clean, shown
+from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _FILES = {"model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"}
+_HASH = Record({"size": Whole(), "sha256": Text(64)})
+_MANIFEST = Record({"format": Whole(), "files": MapOf(_HASH, 100)})
+_LOSS = Number(any=True)
+_PROGRESS = Record({"step": Whole(1), "losses": ListOf(_LOSS, most=10**7), "errors": _LOSS, "seconds": Number(0)})
+_META = Record(
+    {},
+    {
+        "recipe": MapOf(),
+        "fingerprint": Text(1000),
+        "versions": MapOf(Text(1000)),
+        "commit": Maybe(Text(1000)),
+        **dict.fromkeys(("verified", "final"), Flag()),
+    },
+)
+"""What is told of a checkpoint, where it is; `accumulate` is read by `Parts`."""
+_STATE = Record(
+    {"epoch": Whole(0, 1_000_000), "optimizer": MapOf(_LOSS), "meta": _META}, {"progress": Maybe(_PROGRESS)}
+)
 _NAME = re.compile(r"^epoch-(\d{4,})(?:-step-(\d{6,}))?$")
 
 
@@ -117,12 +138,14 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
     """
     try:
         written = read(MANIFEST)
-        manifest = json.loads(written)
+        manifest = checked(json_of(written), _MANIFEST, "the manifest")
         if manifest["format"] != FORMAT:
-            raise CheckpointError(f"Expected a checkpoint of format {FORMAT}, but got {manifest['format']!r}")
+            raise CheckpointError(f"Expected a checkpoint of format {FORMAT}, but got {manifest['format']}")
         names = manifest["files"].keys()
         if names not in (_FILES, _FILES - {"average.safetensors"}):  # the first ones had no average
-            raise CheckpointError(f"Expected the manifest to name {', '.join(sorted(_FILES))}, but got {sorted(names)}")
+            raise CheckpointError(
+                f"Expected the manifest to name {', '.join(sorted(_FILES))}, but got {shown(sorted(names))}"
+            )
         files = {}
         for file, expected in manifest["files"].items():
             files[file] = data = read(file)
@@ -134,7 +157,7 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
                 )
         if _manifest(files) != written:
             raise CheckpointError("The checkpoint's manifest is damaged: it does not read as it was written")
-        state = json.loads(files["state.json"])
+        state = checked(json_of(files["state.json"]), _STATE, "state.json")
         optimizer: dict[int, dict[str, Any]] = {}
         entries = {**state["optimizer"], **safetensors.torch.load(files["optimizer.safetensors"])}
         for key, value in entries.items():
@@ -142,13 +165,14 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
             optimizer.setdefault(int(index), {})[field] = value
         model = safetensors.torch.load(files["model.safetensors"])
         average = safetensors.torch.load(files["average.safetensors"]) if "average.safetensors" in files else {}
-        progress = Progress(**state["progress"]) if state.get("progress") else None  # older ones are of whole epochs
+        done = state.get("progress")  # older ones are of whole epochs
+        progress = None if done is None else Progress(**{name: done[name] for name in Progress.__dataclass_fields__})
         return Checkpoint(state["epoch"], model, optimizer, state["meta"], average, progress)
     except CheckpointError:
         raise
     except (FileNotFoundError, AttributeError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         # Any other OSError is the storage's fault, not the checkpoint's: it must not condemn a good one.
-        raise CheckpointError(f"The checkpoint is incomplete or damaged: {error}") from error
+        raise CheckpointError(f"The checkpoint is incomplete or damaged: {clean(first_line(error), 300)}") from error
 
 
 def make_folder(filesystem: fs.FileSystem, path: str) -> None:
@@ -194,7 +218,7 @@ def load(filesystem: fs.FileSystem, path: str) -> Checkpoint:
 
     def read(file: str) -> bytes:
         with filesystem.open_input_stream(f"{path}/{file}", compression=None) as stream:
-            return stream.read()
+            return stream.read(MOST_BYTES + 1) if file.endswith(".json") else stream.read()
 
     return from_files(read)
 

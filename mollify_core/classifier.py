@@ -66,6 +66,8 @@ class Classifier:
             CheckpointError: the weights do not fit the network that the checkpoint's recipe names.
         """
         recipe = Recipe.from_dict(state.meta["recipe"])
+        if recipe.optim.ema and not state.average:
+            raise CheckpointError("Expected the average of the weights, by which its recipe is judged, but it has none")
         network = build_network(recipe, classes, image_shape)
         weights = state.model
         if state.average:

@@ -1,6 +1,7 @@
 """The exceptions of mollify: a small tree, each also a builtin, so that callers may catch either."""
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Sequence
 
 
@@ -66,5 +67,8 @@ def first_line(error: BaseException) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint ' (nearest: 'x')' naming the known word closest to `word`, or the known ones when none is close."""
     known = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    close = difflib.get_close_matches(str(word)[:100], known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    listed = textwrap.shorten(", ".join(known), 300, placeholder=" …")
+    return f"; known: {listed}"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mollify_core import old_words
+from mollify_core import documents, old_words
 from mollify_core.augment.names import with_method
-from mollify_core.errors import ConfigError, nearest
+from mollify_core.errors import ConfigError, DataError, MollifyError, nearest
+from mollify_core.foreign import clean, shown
+from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked, fits
 from mollify_core.settings import LABELS, METHODS, Data, Matching, Model, Mollify, Optim, Soft, check
 
 __all__ = [
@@ -38,6 +39,22 @@ __all__ = [
 FORMAT = 2
 _LATER = ("judging_fraction", *Soft.__dataclass_fields__)
 """Kept recipes lack these settings, which are written where they differ from their defaults."""
+
+_FITS = {int: Whole(-(2**63)), bool: Flag(), str: Text(1000)}
+MOST_THREADS = 1024  # of a CPU, for one training
+PROVENANCE = Record(
+    {},
+    {
+        **dict.fromkeys(("sweep", "dataset", "fingerprint", "device", "precision"), Text(1000)),
+        **dict.fromkeys(("trial", "seed"), Whole()),
+        "threads": Maybe(Whole(1, MOST_THREADS)),
+        "verified": Flag(),
+        "commit": Maybe(Text(1000)),
+        "versions": MapOf(Text(1000)),
+    },
+)
+"""Where a model comes from, as a report says it; `accumulate` is read by `Parts`."""
+_BESIDE = Record({}, {"metrics": MapOf(Number(any=True)), "provenance": PROVENANCE})
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, known in (("method", METHODS), ("label", LABELS)):
             if (word := getattr(self, name)) not in known:
-                raise ConfigError(f"Unknown {name} {word!r}{nearest(word, known)}")
+                raise ConfigError(f"Unknown {name} {shown(word)}{nearest(word, known)}")
         check(0 <= self.seed < 2**63, "seed", "an integer in [0, 2**63)", self.seed)
         with_method(self.data.augment, self.method)  # raises where they do not go together
 
@@ -135,46 +152,56 @@ class Recipe:
             raise ConfigError(f"Expected a recipe to be a mapping, but got {type(tree).__name__}")
         tree = dict(tree)
         version = tree.pop("format", None)
-        if version not in (None, 1, FORMAT):
-            raise ConfigError(f"Expected a recipe of format 1 or {FORMAT}, but got format {version!r}")
+        if version is not None and not fits(version, Whole(1, FORMAT)):
+            raise ConfigError(f"Expected a recipe of format 1 or {FORMAT}, but got format {shown(version)}")
         fields = _FIELDS if version == FORMAT else _NAMED
         flat: dict[str, Any] = {}
         for key, value in tree.items():
             if key not in _SECTIONS:
                 if section_of(key) is not None:
-                    raise ConfigError(f"Recipe key {key!r} belongs inside {section_of(key)!r}")
+                    raise ConfigError(f"Recipe key {shown(key)} belongs inside {section_of(key)!r}")
                 flat[key] = value
                 continue
             if not isinstance(value, dict):
-                raise ConfigError(f"Expected recipe section {key!r} to be a mapping, but got {value!r}")
+                raise ConfigError(f"Expected recipe section {key!r} to be a mapping, but got {shown(value)}")
             for name, item in value.items():
                 if name not in fields or fields[name][0] != key:
                     own = [n for n, (s, _) in _FIELDS.items() if s == key]
-                    raise ConfigError(f"Unknown recipe key {key}.{name}{nearest(name, own)}")
+                    raise ConfigError(f"Unknown recipe key {clean(f'{key}.{name}', 60, '')}{nearest(name, own)}")
                 flat[name] = item
         return cls().with_(old_words.read(flat) if version == 1 or old_words.ALIAS in flat else flat)
 
     @classmethod
-    def from_json(cls, text: str) -> Recipe:
+    def from_json(cls, text: bytes | str) -> Recipe:
+        """The recipe that `to_json` wrote; raises as `from_dict` does, and where the text is no JSON."""
         try:
-            tree = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"The recipe is not valid JSON: {error}") from None
+            tree = documents.json_of(text)
+        except DataError as error:
+            raise ConfigError(f"Cannot read the recipe: {error}") from None
         return cls.from_dict(tree)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
         """A recipe from a .json or .yaml file; a report's best_recipe.json, with its provenance, is one too."""
-        import yaml
+        return cls.beside(path)[0]
 
+    @classmethod
+    def beside(cls, path: str | Path) -> tuple[Recipe, dict[str, Any]]:
+        """The same, and what the file says beside its recipe: nothing, or what `_BESIDE` describes.
+
+        Raises:
+            ConfigError: it cannot be read, or says something else; the file is named.
+        """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            tree = yaml.safe_load(text) if str(path).endswith((".yaml", ".yml")) else json.loads(text)
-        except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"Cannot read recipe {str(path)!r}: {' '.join(str(error).split())}") from None
-        if isinstance(tree, dict) and "recipe" in tree:
-            tree = tree["recipe"]
-        return cls.from_dict(tree)
+            tree = documents.load(path, "recipe ")
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+        try:
+            if isinstance(tree, dict) and "recipe" in tree:
+                return cls.from_dict(tree["recipe"]), checked(tree, _BESIDE, "it")
+            return cls.from_dict(tree), {}
+        except MollifyError as error:
+            raise ConfigError(f"Recipe {shown(str(path), 200)}: {error}") from None
 
     @property
     def hash(self) -> str:
@@ -214,7 +241,7 @@ def section_of(name: str) -> str | None:
         ConfigError: there is no such setting; the nearest one is named.
     """
     if name not in _NAMED:
-        raise ConfigError(f"Unknown recipe key {name!r}{nearest(name, _FIELDS)}")
+        raise ConfigError(f"Unknown recipe key {shown(name)}{nearest(name, _FIELDS)}")
     return _NAMED[name][0]
 
 
@@ -229,9 +256,9 @@ def parse_setting(name: str, text: str) -> Any:
     if kind is str:
         return text
     try:
-        return typed(name, json.loads({"none": "null", "true": "true", "false": "false"}.get(text.lower(), text)))
-    except json.JSONDecodeError:
-        raise ConfigError(f"Expected `{name}` to be {_describe(kind)}, but got {text!r}") from None
+        return typed(name, documents.json_of({"none": "null"}.get(text.lower(), text.lower())))
+    except DataError:
+        raise ConfigError(f"Expected `{name}` to be {_describe(kind)}, but got {shown(text)}") from None
 
 
 def _describe(kind: Any) -> str:
@@ -254,21 +281,15 @@ def typed(name: str, value: Any) -> Any:
     if hasattr(value, "item") and not isinstance(value, (int, float, str)):  # a numpy scalar
         value = value.item()
     for k in kinds:
-        if k is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if k is float and fits(value, Number()):
             return float(value)
-        if k is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if k in (bool, str) and isinstance(value, k):
+        if k in _FITS and fits(value, _FITS[k]):
             return value
         if k is type(None) and value is None:
             return None
-        if (
-            typing.get_origin(k) is tuple
-            and isinstance(value, (list, tuple))
-            and all(isinstance(v, str) for v in value)
-        ):
+        if typing.get_origin(k) is tuple and fits(value, ListOf(Text(), most=1000)):
             return tuple(value)
-    raise ConfigError(f"Expected `{name}` to be {_describe(kind)}, but got {value!r}")
+    raise ConfigError(f"Expected `{name}` to be {_describe(kind)}, but got {shown(value)}")
 
 
 _SECTIONS, _FIELDS = _fields()

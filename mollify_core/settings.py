@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mollify_core.augment.names import SOFT, canonical
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import shown
 
 SINK_MODES = ("la", "lm")
 LABEL_MODES = ("ls", "ld", *SINK_MODES)
@@ -21,6 +22,7 @@ OPTIMIZERS = ("sgd", "adamw")
 METHODS = ("none", "mollification", "matching", *sorted(SOFT))
 LABELS = ("hard", "fixed", "coupled", "uncoupled")
 SPREADS = ("all", "others")
+_MOST_PIXELS = 4096  # a side
 MAGNITUDES = 31
 """Of each operation of TrivialAugment."""
 TRIVIALAUGMENT = {
@@ -35,7 +37,7 @@ TRIVIALAUGMENT = {
 def check(ok: bool, name: str, expected: str, got: object) -> None:
     """Raises a ConfigError that says what was expected of a setting, then what came."""
     if not ok:
-        raise ConfigError(f"Expected `{name}` to be {expected}, but got {got!r}")
+        raise ConfigError(f"Expected `{name}` to be {expected}, but got {shown(got)}")
 
 
 def check_mode_and_loss(mode: str, loss: str) -> None:
@@ -43,14 +45,14 @@ def check_mode_and_loss(mode: str, loss: str) -> None:
     check(mode in LABEL_MODES, "label_mode", f"one of {LABEL_MODES}", mode)
     check(loss in LOSSES, "loss", f"one of {LOSSES}", loss)
     if loss == "nce" and mode != "ls":
-        raise ConfigError(f"Expected label_mode 'ls' for loss 'nce', but got {mode!r}")
+        raise ConfigError(f"Expected label_mode 'ls' for loss 'nce', but got {shown(mode)}")
 
 
 def check_distortions(blur_sigma: float, blur_kernel: float, patch_size: float, mosaic_power: float) -> None:
     """Raises a ConfigError unless these can be what strength 1 of the distortions means."""
     check(0 < blur_sigma < math.inf, "blur_sigma", "positive", blur_sigma)
-    check(blur_kernel > 0 and blur_kernel % 2 == 1, "blur_kernel", "a positive odd integer", blur_kernel)
-    check(patch_size > 0 and patch_size % 1 == 0, "patch_size", "a positive integer", patch_size)
+    check(0 < blur_kernel < _MOST_PIXELS and blur_kernel % 2 == 1, "blur_kernel", "a positive odd integer", blur_kernel)
+    check(0 < patch_size <= _MOST_PIXELS and patch_size % 1 == 0, "patch_size", "a positive integer", patch_size)
     check(0 < mosaic_power < math.inf, "mosaic_power", "positive", mosaic_power)
 
 
@@ -81,7 +83,9 @@ class Data:
     augment: tuple[str, ...] = ("flip", "crop")
 
     def __post_init__(self) -> None:
-        check(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
+        side = self.image_size
+        check(side is None or side >= 8, "image_size", "at least 8", side)
+        check(side is None or side <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS}", side)
         check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
         check(0 <= self.judging_fraction <= 0.9, "judging_fraction", "in [0, 0.9]", self.judging_fraction)
         check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)
@@ -157,6 +161,7 @@ class Mollify:
         check(self.label_source in LABEL_SOURCES, "label_source", f"one of {LABEL_SOURCES}", self.label_source)
         check_mode_and_loss(self.label_mode, self.loss)
         check(self.repeat >= 1, "repeat", "a positive integer", self.repeat)
+        check(self.repeat <= 2**20, "repeat", f"at most {2**20}", self.repeat)
 
 
 @dataclass(frozen=True)
@@ -274,8 +279,8 @@ class Optim:
     """Optimisation: by default SGD with momentum, cosine decay per epoch to zero.
 
     Attributes:
-        epochs: passes over the fit images, at least 1.
-        batch_size: images per step over all workers together, at least 1.
+        epochs: passes over the fit images, from 1 to a million.
+        batch_size: images per step over all workers together, from 1 to 2**20.
         optimizer: "sgd" or "adamw".
         lr: learning rate of the first epoch, positive.
         final_lr: what the decay tends to, in [0, lr].
@@ -309,6 +314,8 @@ class Optim:
     def __post_init__(self) -> None:
         check(self.epochs >= 1, "epochs", "a positive integer", self.epochs)
         check(self.batch_size >= 1, "batch_size", "a positive integer", self.batch_size)
+        for name, most in (("epochs", 1_000_000), ("batch_size", 2**20)):
+            check(getattr(self, name) <= most, name, f"at most {most}", getattr(self, name))
         check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {OPTIMIZERS}", self.optimizer)
         check(self.lr > 0, "lr", "positive", self.lr)
         check(0 <= self.final_lr <= self.lr, "final_lr", f"in [0, lr = {self.lr:g}]", self.final_lr)

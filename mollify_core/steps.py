@@ -16,6 +16,7 @@ import torch
 from mollify_core.batch import Batch
 from mollify_core.classifier import build_network
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import shown
 from mollify_core.recipe import Recipe
 
 
@@ -124,7 +125,7 @@ class Parts:
         if not ok or not since or since[0][:2] != (0, 0) or min(parts for *_, parts in since) < 1:
             raise ConfigError(
                 "Expected `accumulate` to be at least 1, or [[epoch, step, parts], …] from [0, 0, …] on, but got "
-                f"{written!r}"
+                f"{shown(written)}"
             )
         return cls(since)
 

@@ -7,12 +7,12 @@ and the trial went on with batches in parts; as a trial's, they are of the valid
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from pyarrow import fs
@@ -21,7 +21,7 @@ from mollify_core import checkpoint
 from mollify_core.datasets.options import DataOptions, add_data_options, data_options
 from mollify_core.errors import ConfigError, DataError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.program import Parser, guarded
-from mollify_core.recipe import Recipe
+from mollify_core.recipe import MOST_THREADS, Recipe
 from mollify_core.steps import Parts
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
@@ -84,10 +84,10 @@ def train(
     Raises:
         MollifyError: something is wrong; one sentence.
     """
-    recipe = Recipe.from_file(path)
-    origin = _origin(path)
-    if threads is not None and threads < 1:
-        raise ConfigError(f"Expected --threads to be at least 1, but got {threads}")
+    recipe, origin = Recipe.beside(path)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        bound = "at least 1" if threads < 1 else f"at most {MOST_THREADS}"
+        raise ConfigError(f"Expected --threads to be {bound}, but got {threads}")
     provenance = origin.get("provenance", {})
     threads = threads or provenance.get("threads")
     parts = Parts.read(provenance.get("accumulate", 1))  # into which a trial that ran out of memory cut its batches
@@ -164,7 +164,7 @@ def train(
         print(f"{name:22} {value:.6g}")
     known = origin.get("metrics")
     if known and not final:
-        gap = max(abs(metrics[name] - value) for name, value in known.items() if name in metrics)
+        gap = max((abs(metrics[name] - value) for name, value in known.items() if name in metrics), default=math.nan)
         print("equal to the sweep's trial" if gap == 0 else f"largest difference to the sweep's trial: {gap:.3g}")
     return 0
 
@@ -194,19 +194,6 @@ class _Interrupts:
         if self.signum:
             raise KeyboardInterrupt
         self.signum = signum
-
-
-def _origin(path: str) -> dict[str, Any]:
-    """What a report's best_recipe.json says beside the recipe; empty for a plain recipe."""
-    if path.endswith((".yaml", ".yml")):
-        return {}
-    tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(tree, dict) or "recipe" not in tree:
-        return {}
-    for key in ("metrics", "provenance"):
-        if not isinstance(tree.get(key, {}), dict):
-            raise ConfigError(f"Expected `{key}` of {path!r} to be a mapping, but got {type(tree[key]).__name__}")
-    return tree
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from mollify_core.amount import mean_strength
 from mollify_core.augment import augment
 from mollify_core.batch import Batch, losses, make_batch, times
 from mollify_core.classifier import Classifier, build_network
-from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted
+from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted, first_line
 from mollify_core.measure.validation import epoch_images, image_values, validation_means
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
@@ -346,17 +346,20 @@ class Training:
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:
-        if Recipe.from_dict(state.meta["recipe"]).hash != self.recipe.hash:  # which says plain training in one way
+        if Recipe.from_dict(state.meta.get("recipe")).hash != self.recipe.hash:  # which says plain training in one way
             raise CheckpointError("Expected a checkpoint of this recipe, but got one of another recipe")
-        if state.meta["fingerprint"] != self.data.fingerprint:
+        if state.meta.get("fingerprint") != self.data.fingerprint:
             raise CheckpointError("Expected a checkpoint of this data set, but got one of another data set")
         if state.meta.get("final", False) != self.data.final:
             raise CheckpointError("Expected a checkpoint of the same images, but one of the two is for use (--final)")
-        self.network.load_state_dict(state.model)
-        if self.average is not None:
-            self.average.load_state_dict(state.average)
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**optimizer, "state": state.optimizer})
+        try:
+            self.network.load_state_dict(state.model)
+            if self.average is not None:
+                self.average.load_state_dict(state.average)
+            optimizer = self.optimizer.state_dict()
+            self.optimizer.load_state_dict({**optimizer, "state": state.optimizer})
+        except (RuntimeError, ValueError, KeyError) as error:  # other names or shapes
+            raise CheckpointError(f"Expected a checkpoint of this network, but {first_line(error)}") from None
         # Stored row-major; the fused step wants the memory layout of its parameter.
         for parameter, entry in self.optimizer.state.items():
             for key, value in entry.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.foreign import shown
 
 POLICIES = ("trivialaugment", "randaugment", "autoaugment", "autoaugment_cifar10", "augmix", "augmix_reduced")
 """Automatic augmentations, of which a batch goes through one at most."""
@@ -43,14 +44,15 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
     names = list(names)
     for name in names:
         if name not in AUGMENTATIONS:
-            raise ConfigError(f"Unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
+            raise ConfigError(f"Unknown augmentation {shown(name)}{nearest(name, AUGMENTATIONS)}")
     if len(set(names)) < len(names):
-        raise ConfigError(f"Expected augmentations without repetition, but got {', '.join(names)}")
+        raise ConfigError(f"Expected augmentations without repetition, but got {', '.join(names[:20])}")
     for alternatives in _ALTERNATIVES:
         chosen = [name for name in names if name in alternatives]
         if len(chosen) > 1:
             raise ConfigError(
-                f"Expected at most one augmentation out of {', '.join(alternatives)}, but got {' and '.join(chosen)}"
+                f"Expected at most one augmentation out of {', '.join(alternatives)}, "
+                f"but got {' and '.join(chosen[:9])}"
             )
     return tuple(name for name in AUGMENTATIONS if name in names)
 

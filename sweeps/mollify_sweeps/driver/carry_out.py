@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
+from mollify_core.errors import DataError
 from mollify_sweeps.display.console import styled
 from mollify_sweeps.driver.publishing import RunningPage
 from mollify_sweeps.plan import runs
@@ -112,10 +113,13 @@ def _existing(
         console.print(styled("!", "yellow", f" {restored}"), soft_wrap=True)
     if location.file is not None and not location.file.exists():
         return sweep, None
-    study = location.load(sweep.name)
-    if study is None:
-        return sweep, None
-    check_same(study, own)
+    try:
+        study = location.load(sweep.name)
+        if study is None:
+            return sweep, None
+        check_same(study, own)
+    except DataError as error:
+        raise DataError(f"Cannot go on with the study {location.shown}: {error}") from None
     known = described(study)
     if known is not None and known.created is not None:  # trackers know it by that
         sweep = replace(sweep, setup=replace(sweep.setup, description=replace(own, created=known.created)))

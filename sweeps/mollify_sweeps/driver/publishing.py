@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import math
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from mollify_core.errors import ConfigError
+from mollify_core.errors import ConfigError, DataError
 from mollify_core.hiding import MASK
 from mollify_core.program import say, shell_command
 from mollify_sweeps.comparison import confirmation, confirmed, crossing
@@ -37,6 +36,7 @@ from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
+from mollify_sweeps.study.soundness import images_of
 from mollify_sweeps.tracking.follower import Follower
 from mollify_sweeps.tracking.wandb_runs import publish
 
@@ -268,6 +268,8 @@ def per_image(store: Store, trials: Iterable[FrozenTrial]) -> dict[int, dict[str
     for trial in trials:
         data = retry(functools.partial(store.read, f"{trial_folder(trial.number)}/validation.npz"))
         if data:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                result[trial.number] = dict(arrays)
+            try:
+                result[trial.number] = images_of(data)
+            except DataError as error:
+                raise DataError(f"Cannot read validation.npz of trial {trial.number}: {error}") from None
     return result

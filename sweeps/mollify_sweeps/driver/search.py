@@ -16,8 +16,7 @@ from mollify_sweeps.plan.options import Search
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import SWEEP
 from mollify_sweeps.study.database import quiet_optuna
-from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.reading import kept
+from mollify_sweeps.study.reading import kept, told_of
 from mollify_sweeps.study.results import Results
 
 
@@ -72,7 +71,6 @@ def _confirm(console: Console, options: Search, report: Publication) -> int:
 
 def keep_matters(sweep: Sweep) -> None:
     """Puts into the sweep.json of a confirmation which difference matters now, for those who look at it later."""
-    text = sweep.store.read(SWEEP)
-    known = None if text is None else Description.from_json(text)
+    known = told_of(sweep.store)
     if known is not None and known.matters != sweep.setup.description.matters:
         sweep.store.write(SWEEP, replace(known, matters=sweep.setup.description.matters).to_json())

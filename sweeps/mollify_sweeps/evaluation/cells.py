@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mollify_core.errors import StorageError, first_line
+from mollify_core.errors import DataError, StorageError, first_line
 from mollify_core.measure.evaluation import Cell
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.console import progress
@@ -24,6 +24,7 @@ from mollify_sweeps.evaluation.images import TestData
 from mollify_sweeps.evaluation.models import Model
 from mollify_sweeps.evaluation.options import Place
 from mollify_sweeps.evaluation.pools import Pool, cluster_pool, local_pool
+from mollify_sweeps.evaluation.rows import kept_row, kept_temperature
 from mollify_sweeps.storage.store import Store
 
 
@@ -100,8 +101,9 @@ def _read(store: Store, digest: str, name: str) -> dict[str, Any] | None:
     """A kept result; None when there is none, or a damaged one."""
     try:
         text = store.read(f"cells/{digest}/{name}.json")
-        return None if text is None else json.loads(text)
-    except ValueError:
+        read = kept_temperature if name == "temperature" else kept_row
+        return None if text is None else read(text)
+    except DataError:
         return None
     except OSError as error:
         raise StorageError(f"Cannot read {store.uri!r}: {first_line(error)}") from None

@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from mollify_core.documents import json_of
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line, nearest
+from mollify_core.foreign import clean
+from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
 from mollify_core.measure.evaluation import summarise
 
 _TYPES = {
@@ -37,6 +40,18 @@ scaled_*: after division by the temperature. bin_*: equal-width bins of confiden
 class_confidence being the mean probability of the true class.
 """
 _KEY = b"mollify_evaluation"
+_NAME = Text(1000)
+_METADATA = Record(
+    {"dataset": _NAME, "verified": Flag(), "class_names": ListOf(_NAME, 1, 100_000)},
+    {
+        **dict.fromkeys(("fingerprint", "corruption_source", "corruption_fingerprint", "reference"), Maybe(_NAME)),
+        **dict.fromkeys(("distortions", "precision", "git_commit", "created"), Maybe(_NAME)),
+        "models": MapOf(Record({}, {"mollified": Maybe(Flag()), "recipe": MapOf(), "checkpoint": Text()}), 10_000),
+        "published_distortions": Maybe(Flag()),
+        "seed": Maybe(Whole()),
+        "versions": MapOf(_NAME),
+    },
+)
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
@@ -50,14 +65,48 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     try:
         table = pa.parquet.ParquetFile(path).read()
-    except pa.ArrowInvalid as error:
-        raise DataError(f"Expected {str(path)!r} to be a Parquet file: {first_line(error)}") from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"Expected {str(path)!r} to be a Parquet file: {clean(first_line(error), 200)}") from None
     except OSError as error:
         raise StorageError(f"Cannot read {str(path)!r}: {first_line(error)}") from None
     metadata = (table.schema.metadata or {}).get(_KEY)
     if metadata is None:
         raise DataError(f"Expected {str(path)!r} to hold an evaluation, but it was not written as one")
-    return table.to_pylist(), json.loads(metadata)
+    what = f"the metadata of {str(path)!r}"
+    try:
+        rows, told = table.to_pylist(), checked(json_of(metadata), _METADATA, what)
+        to_table(rows, told)
+    except (DataError, ConfigError) as error:
+        raise DataError(f"Cannot read the evaluation {str(path)!r}: {error}") from None
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"Cannot read the evaluation {str(path)!r}: {clean(first_line(error), 200)}") from None
+    return rows, told
+
+
+_KINDS = {
+    pa.string(): _NAME,
+    pa.int64(): Whole(),
+    pa.float64(): Number(any=True),
+    pa.list_(pa.int64()): ListOf(Whole()),
+    pa.list_(pa.float64()): ListOf(Number(any=True)),
+}
+_MEASURED = Record({name: _KINDS[of] for name, of in _TYPES.items() if name not in ("model", "source")})
+_TEMPERATURE = Record({"temperature": Number(1e-6, 1e6)})
+
+
+def kept_row(text: bytes) -> dict[str, Any]:
+    """What was kept of a measured cell: a row, but for `model` and `source`.
+
+    Raises:
+        DataError: it is none.
+    """
+    tree = checked(json_of(text), _MEASURED, "a kept cell")
+    return {name: tree[name] for name in _MEASURED.required}
+
+
+def kept_temperature(text: bytes) -> dict[str, Any]:
+    """What was kept of a model's temperature; raises as `kept_row` does."""
+    return checked(json_of(text), _TEMPERATURE, "a kept temperature")
 
 
 def to_table(rows: pa.Table | Rows, metadata: Mapping[str, Any]) -> pa.Table:

@@ -22,6 +22,7 @@ from pyarrow import fs
 from sqlalchemy.exc import SQLAlchemyError
 
 from mollify_core.errors import ConfigError, DataError, MollifyError, StorageError, first_line
+from mollify_core.foreign import clean, shown
 from mollify_core.program import say
 from mollify_sweeps.inspection.check_trial import Files, Finding, TrialCheck, numbers
 from mollify_sweeps.inspection.state import state_of
@@ -31,6 +32,7 @@ from mollify_sweeps.study.database import Location, differences, quiet_optuna, s
 from mollify_sweeps.study.description import Description, description_of
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.reading import copy_study, locate, name_of
+from mollify_sweeps.study.soundness import check_trial
 
 _FOLDER = re.compile(r"trials/(\d{5,})(/|$)")
 _DRAFT = re.compile(r".*\.tmp|\.probe-\d+")
@@ -84,8 +86,8 @@ class Check:
         description = None
         try:
             description = None if text is None else Description.from_json(text)
-        except DataError:
-            self._find(f"{SWEEP} is damaged")
+        except DataError as error:
+            self._find(f"{SWEEP} is damaged: {error}")
         if text is None:
             self._find(f"{SWEEP} is missing")
         location = locate(self._store, description, url)
@@ -107,9 +109,10 @@ class Check:
             told = description_of(study)
         if driver is not None:
             self._note(f"process {driver[0]} on {driver[1]} is running it now")
-        self._sweep(told, description, trials, files, driven=driver is not None)
+        sound = [trial for trial in trials if self._sound(trial, told)]
+        self._sweep(told, description, trials, sound, files, driven=driver is not None)
         verified = 0
-        for trial in trials:
+        for trial in sound:
             checked = TrialCheck(self._store, told, trial, files, self.findings)
             try:
                 checked.check(driven=driver is not None)
@@ -119,6 +122,15 @@ class Check:
         states = Counter(state_of(trial, driven=driver is not None) for trial in trials)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         self.summary = f"{len(trials)} trials ({counts}), {verified} checkpoints verified"
+
+    def _sound(self, trial: FrozenTrial, told: Description) -> bool:
+        """Whether what the study says of a trial can be read; else a finding."""
+        try:
+            check_trial(trial, told, whole=False)
+        except DataError as error:
+            self.findings.append(Finding(trial.number, f"is damaged in the study: {error}"))
+            return False
+        return True
 
     def _find(self, message: str) -> None:
         self.findings.append(Finding(None, message))
@@ -168,18 +180,18 @@ class Check:
         self._find(f"{path.name} is damaged: {wrong}")
         return None
 
-    def _load(self, location: Location, name: str, shown: str) -> Ledger | None:
+    def _load(self, location: Location, name: str, where: str) -> Ledger | None:
         try:
-            study = location.load(name)
+            study = location.load(name, strict=False)
             if study is None:
-                self._find(f"{shown} holds no study named {name!r}")
+                self._find(f"{where} holds no study named {name!r}")
                 return None
             study.get_trials()
             description_of(study)
         except ConfigError:  # it is another one's
             raise
         except (SQLAlchemyError, OptunaError, ValueError, KeyError, TypeError) as error:
-            self._find(f"{shown} is damaged: {first_line(error)}")
+            self._find(f"{where} is damaged: {clean(first_line(error), 300)}")
             return None
         return study
 
@@ -190,6 +202,7 @@ class Check:
         told: Description,
         description: Description | None,
         trials: list[FrozenTrial],
+        sound: list[FrozenTrial],
         files: Files,
         *,
         driven: bool,
@@ -201,11 +214,12 @@ class Check:
         missing = set(range(len(trials))) - numbers
         if missing:
             self._find(f"the study lacks {_trials(missing)}")
-        for reference, count in Counter(t.user_attrs.get("reference") for t in trials).items():
+        for reference, count in Counter(t.user_attrs.get("reference") for t in sound).items():
             if reference is not None and count > 1:
-                self._find(f"the reference {reference!r} stands in the study {count} times")
-        self._twice(told, trials)
-        unknown = {int(m.group(1)) for path in files if (m := _FOLDER.match(path))} - numbers
+                self._find(f"the reference {shown(reference)} stands in the study {count} times")
+        self._twice(told, sound)
+        folders = {m.group(1) for path in files if (m := _FOLDER.match(path))}
+        unknown = {int(folder) for folder in folders if len(folder) < 10} - numbers
         if unknown:
             self._find(f"there is a folder, but nothing in the study, of {_trials(unknown)}")
         for path, info in files.items():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
-import json
 import math
 import re
 from collections import Counter
@@ -14,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial
 from pyarrow.fs import FileInfo
 
 from mollify_core import checkpoint
-from mollify_core.errors import CheckpointError, ConfigError, first_line
+from mollify_core.errors import CheckpointError, ConfigError, DataError, first_line
+from mollify_core.foreign import clean, shown
 from mollify_core.recipe import Recipe
 from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.database import FAILURES
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import METHOD, STOPPED
+from mollify_sweeps.study.soundness import images_of, metrics_of
 from mollify_sweeps.study.space import varied
 
 Files = dict[str, FileInfo]
@@ -124,10 +123,10 @@ class TrialCheck:
             self._expect(not self._epochs, "recipe.json is missing")
             return
         try:
-            same = Recipe.from_json(text.decode()).hash == self._recipe.hash
+            same = Recipe.from_json(text).hash == self._recipe.hash
             self._expect(same, "recipe.json is of another recipe than the study's")
-        except (ConfigError, UnicodeDecodeError):
-            self._find("recipe.json is damaged")
+        except ConfigError as error:
+            self._find(f"recipe.json is damaged: {error}")
 
     def _check_values(self) -> None:
         missing = set(range(self._epochs)) - set(self._answers)
@@ -165,7 +164,7 @@ class TrialCheck:
             self._expect(self._epochs == epochs, f"is complete with {self._epochs} of {epochs} epochs")
         else:
             failure = self._attrs.get("failure")
-            self._expect(failure in FAILURES, f"failed without a known reason: {failure!r}")
+            self._expect(failure in FAILURES, f"failed without a known reason: {shown(failure)}")
 
     def _check_metrics(self) -> None:
         text = self._read("metrics.jsonl")
@@ -173,13 +172,16 @@ class TrialCheck:
             self._expect(not self._ended, "metrics.jsonl is missing")
             return
         found: list[int] = []
-        for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
+        damaged = 0
+        for number, line in enumerate(text.splitlines(), 1):
             try:
-                entry = json.loads(line)
-                epoch, values = int(entry["epoch"]), [entry[name] for name in self._sweep.objectives]
-            except (ValueError, KeyError, TypeError):
-                self._find(f"line {number} of metrics.jsonl is damaged")
+                entry = metrics_of(line, self._sweep.objectives)
+            except DataError as error:
+                if damaged < 10:
+                    self._find(f"line {number} of metrics.jsonl is damaged: {error}")
+                damaged += 1
                 continue
+            epoch, values = entry["epoch"], [entry[name] for name in self._sweep.objectives]
             found.append(epoch)
             known = self._answers[epoch]["values"] if epoch in self._answers else values
             self._expect(all(map(_equal, values, known)), f"metrics.jsonl and the study differ in epoch {epoch}")
@@ -201,10 +203,9 @@ class TrialCheck:
             self._find("validation.npz is missing")
             return
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                means = {name: float(arrays[name].mean()) for name in arrays.files}
-        except Exception:  # zipfile, zlib, struct and NumPy each have their own for a damaged archive
-            self._find("validation.npz is damaged")
+            means = {name: float(values.mean()) for name, values in images_of(data).items() if values.size}
+        except DataError as error:
+            self._find(f"validation.npz is damaged: {error}")
             return
         if self._recipe is not None and self._recipe.data.judging_fraction:
             return  # they are of images that only judge, and the study's values are of those that choose
@@ -221,9 +222,8 @@ class TrialCheck:
             path = str(self._attrs.get("checkpoint"))
             before, _, options = path.partition("?")  # 0.1 wrote the folder behind a store's options
             within = f"{before}/{options.partition('/')[2]}" if before.endswith(self._folder) else before
-            self._expect(
-                f"/{within}".endswith(f"/{named}"), f"names the checkpoint {path}, but has {self._epochs} epochs"
-            )
+            right = f"/{within}".endswith(f"/{named}")
+            self._expect(right, f"names the checkpoint {clean(path, 300)}, but has {self._epochs} epochs")
             self._expect(named in folders, f"its checkpoint {Path(named).name} is missing")
         for folder, set_aside in sorted(folders.items()):
             name = Path(folder).name
@@ -251,7 +251,7 @@ class TrialCheck:
             state = checkpoint.load(self._store.fs, f"{self._store.root}/{folder}")
             recipe = Recipe.from_dict(state.meta["recipe"])
         except (CheckpointError, ConfigError, KeyError) as error:
-            self._find(f"its checkpoint {name} is damaged: {first_line(error)}")
+            self._find(f"its checkpoint {name} is damaged: {clean(first_line(error), 300)}")
             return
         self.verified += 1
         own = checkpoint.name(state.epoch, state.step)
@@ -269,5 +269,7 @@ def _equal(a: float | None, b: float | None) -> bool:
 
 
 def numbers(found: Collection[int]) -> str:
-    """Trial or epoch numbers, in order, for a sentence."""
-    return ", ".join(str(n) for n in sorted(set(found)))
+    """Trial or epoch numbers, in order, for a sentence; of many the first."""
+    told = sorted(set(found))
+    rest = f" and {len(told) - 20} more" if len(told) > 20 else ""
+    return ", ".join(str(n) for n in told[:20]) + rest

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pyarrow import fs
 
 from mollify_core.errors import ConfigError, MollifyError, StorageError, first_line
+from mollify_core.kinds import Whole, fits
 from mollify_sweeps.storage.store import STUDY, SWEEP, Store
 from mollify_sweeps.study import claim
 from mollify_sweeps.study.database import FINISHED, answers
@@ -219,8 +220,14 @@ def look_at_all(stores: list[Store], study_url: str | None = None) -> list[Sweep
         try:
             sweeps.append(look(store, study_url))
         except MollifyError as error:
-            sweeps.append(SweepStatus(store.root.rpartition("/")[2], store.uri, "unreadable", problem=str(error)))
+            sweeps.append(_unreadable(store, str(error)))
+        except Exception as error:  # a reader's mistake with one sweep must not hide the others
+            sweeps.append(_unreadable(store, f"Cannot read it ({type(error).__name__}: {first_line(error)})"))
     return sweeps
+
+
+def _unreadable(store: Store, problem: str) -> SweepStatus:
+    return SweepStatus(store.root.rpartition("/")[2], store.uri, "unreadable", problem=problem)
 
 
 def state_of(trial: FrozenTrial, driven: bool) -> str:
@@ -233,13 +240,14 @@ def state_of(trial: FrozenTrial, driven: bool) -> str:
 def _trial(trial: FrozenTrial, results: Results, driven: bool) -> TrialStatus:
     attrs, known = trial.user_attrs, answers(trial)
     value = trial.values[0] if trial.values else known[-1]["values"][0] if known else None
+    epochs = settings_of(trial).get("epochs")
     failure = f"{attrs['failure']}: {attrs.get('failure_message', '')}" if "failure" in attrs else None
     return TrialStatus(
         number=trial.number,
         state=state_of(trial, driven),
         value=value if value is not None and math.isfinite(value) else None,
         epoch=len(known),
-        epochs=settings_of(trial).get("epochs"),
+        epochs=epochs if fits(epochs, Whole()) else None,
         seconds=sum(answer["seconds"] for answer in known),
         reference=attrs.get("reference"),
         method=attrs.get(METHOD),

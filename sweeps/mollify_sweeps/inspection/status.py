@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import clean
 from mollify_core.program import say
 from mollify_sweeps.display.console import Terminal, moves, styled
 from mollify_sweeps.display.text import duration
@@ -57,7 +58,9 @@ def show_sweep(sweep: SweepStatus) -> RenderableType:
     for trial in sweep.trials:
         value = "" if trial.value is None else f"{trial.value:.4g}"
         epochs = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
-        params = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+        params = " ".join(
+            f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={clean(v, 60)}" for k, v in trial.params.items()
+        )
         note = REFERENCES.get(trial.reference or "", params)
         best = sweep.best is not None and sweep.best["number"] == trial.number
         method = (trial.method or "",) if several else ()

@@ -6,13 +6,15 @@ They run on the same engine as a search, as a study of references only, so they 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mollify_core.errors import ConfigError
+from mollify_core.errors import ConfigError, DataError
+from mollify_core.foreign import shown
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.methods import Search
@@ -62,5 +64,7 @@ def completed(study: Ledger) -> dict[str, dict[int, FrozenTrial]]:
     found: dict[str, dict[int, FrozenTrial]] = {}
     for trial in study.get_trials((TrialState.COMPLETE,)):
         name, _, seed = trial.user_attrs["reference"].rpartition(SEED)
+        if not re.fullmatch(r"[0-9]{1,19}", seed):
+            raise DataError(f"Expected trial {trial.number} to be a run and its seed, but got {shown(seed)}")
         found.setdefault(name, {})[int(seed)] = trial
     return found

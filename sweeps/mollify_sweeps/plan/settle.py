@@ -30,12 +30,13 @@ from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
 from mollify_sweeps.plan.placement import Placement, growing, place
 from mollify_sweeps.plan.sweep import Sweep
-from mollify_sweeps.storage.store import STUDY, SWEEP, Store
+from mollify_sweeps.storage.store import STUDY, Store
 from mollify_sweeps.study import methods, space
 from mollify_sweeps.study.budget import UNBOUNDED
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.pruning import PRUNERS
+from mollify_sweeps.study.reading import told_of
 from mollify_sweeps.study.sampling import SAMPLERS
 from mollify_sweeps.study.setup import Setup
 
@@ -122,11 +123,8 @@ def _kept(options: Search, base: Recipe, prepared: Prepared) -> Sweep | None:
     pruner = (options.pruner or "hyperband") if len(options.objectives) == 1 else "none"
     rules: dict[str, Any] = {"objectives": options.objectives, "sampler": options.sampler, "pruner": pruner}
     name = options.name or default_name(base, _description(base, prepared, (single,), **rules).identity)
-    text = (Store(options.running.keeping.storage) / name).read(SWEEP) if _NAME.fullmatch(name) else None
-    if text is None:
-        return None
-    known = Description.from_json(text)
-    if known.methods or not known.space:
+    known = told_of(Store(options.running.keeping.storage) / name) if _NAME.fullmatch(name) else None
+    if known is None or known.methods or not known.space:
         return None
     trials = options.trials or (known.started.trials if known.started else None) or len(single.references)
     return sweep(

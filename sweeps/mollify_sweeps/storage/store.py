@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from mollify_core.checkpoint import make_folder
 from mollify_core.disk import sync
+from mollify_core.documents import MOST_BYTES
 from mollify_core.errors import ConfigError, StorageError, first_line
 from mollify_core.foreign import expanded, shown
 from mollify_sweeps.storage.patience import Patience, retry
@@ -142,14 +143,14 @@ class Store:
             raise
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file, or None when there is none.
+        """The content of a file, or None when there is none; of a document no more than what a reader takes, and a bit.
 
         Raises:
             OSError: the storage failed.
         """
         try:
             with self.fs.open_input_stream(f"{self.root}/{name}", compression=None) as stream:
-                return stream.read()
+                return stream.read(MOST_BYTES + 1) if name.endswith(".json") else stream.read()
         except FileNotFoundError:
             return None
 

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -22,7 +23,10 @@ from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
 
-from mollify_core.errors import ConfigError, StorageError, SweepError, first_line
+from mollify_core.documents import json_of
+from mollify_core.errors import ConfigError, DataError, StorageError, SweepError, first_line
+from mollify_core.foreign import clean
+from mollify_core.kinds import Number, Record, Text, Whole, fits
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.ledger import Ledger
 
@@ -47,13 +51,18 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process holds it.
+        StorageError: there can be no such file.
     """
-    with open(folder / "driver.lock", "a+", encoding="utf-8") as file:
+    try:
+        lock = open(folder / "driver.lock", "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise StorageError(f"Cannot write {str(folder / 'driver.lock')!r}: {error.strerror}") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = " on ".join(file.read().split()) or "unknown"
+            owner = clean(" on ".join(file.read(1000).split()), 200, "") or "unknown"
             raise ConfigError(f"This sweep is being run already, by process {owner}") from None
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}")
@@ -64,12 +73,12 @@ def locked(folder: Path) -> Iterator[None]:
 def driver_of(folder: Path) -> Driver | None:
     """The driver that holds the sweep whose lock is in `folder`, or None when none does."""
     try:
-        with open(folder / "driver.lock", encoding="utf-8") as file:
+        with open(folder / "driver.lock", encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                pid, _, host = file.read().strip().partition(" ")
-                return int(pid) if pid.isdigit() else None, host or socket.gethostname()
+                pid, _, host = file.read(1000).strip().partition(" ")
+                return int(pid) if re.fullmatch("[1-9][0-9]{0,8}", pid) else None, host or socket.gethostname()
     except FileNotFoundError:
         pass
     return None
@@ -88,6 +97,15 @@ class Board(Protocol):
         """Puts a signature in the place of whatever is there, or none."""
 
 
+_SIGNATURE = Record(
+    {"pid": Whole(1, 2**31 - 1), "host": Text(1000), "folder": Text(), "id": Text(100), "time": Number(0, 1e12)}
+)
+
+
+def _signature(tree: Any) -> dict[str, Any] | None:
+    return {name: tree[name] for name in _SIGNATURE.required} if fits(tree, _SIGNATURE) else None
+
+
 class InStudy:
     """An attribute of the first study of a sweep, on a database server."""
 
@@ -95,8 +113,8 @@ class InStudy:
         self._study = study
 
     def read(self) -> dict[str, Any] | None:
-        """See `Board`."""
-        return self._study.user_attrs.get(_KEY)
+        """See `Board`; what is no signature is none."""
+        return _signature(self._study.user_attrs.get(_KEY))
 
     def write(self, signature: dict[str, Any] | None) -> None:
         """See `Board`."""
@@ -116,10 +134,8 @@ class InStore:
         """See `Board`; what is no signature is none."""
         with self._told():
             data = self._store.read(DRIVER)
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            found = json.loads(data or b"")
-            kinds = {"pid": int, "host": str, "folder": str, "id": str, "time": float}
-            return {name: kind(found[name]) for name, kind in kinds.items()}
+        with contextlib.suppress(DataError):
+            return _signature(json_of(data or b""))
         return None
 
     def write(self, signature: dict[str, Any] | None) -> None:
@@ -240,4 +256,4 @@ def _sign(place: Board, own: dict[str, Any]) -> None:
 
 
 def _named(signature: dict[str, Any]) -> str:
-    return f"process {signature['pid']} on {signature['host']}"
+    return f"process {signature['pid']} on {clean(signature['host'], 200, '')}"

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from mollify_core.errors import ConfigError, StorageError, first_line
+from mollify_core.errors import ConfigError, DataError, MollifyError, StorageError, first_line
+from mollify_core.foreign import clean, shown
 from mollify_core.hiding import MASK, hidden
 from mollify_core.recipe import Recipe
 from mollify_sweeps.study.description import Description, describe, described
 from mollify_sweeps.study.ledger import Ledger, study_name
+from mollify_sweeps.study.soundness import check_numbers, check_study, check_trial
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 FAILURES = ("nan", "oom", "device", "settings", "bug")  # what a failed trial is told as
@@ -139,9 +141,30 @@ class Location:
             hint = "; the package's extra `postgresql` brings the driver" if missing else ""
             raise StorageError(f"Cannot open the study {self.shown}: {hidden(cause(error))}{hint}") from None
 
-    def load(self, name: str) -> Ledger | None:
-        """The studies of a sweep, or None when there are none yet; raises as `open` does."""
-        return _load(self.open(), name)
+    def load(self, name: str, *, strict: bool = True) -> Ledger | None:
+        """The studies of a sweep, or None when there are none yet.
+
+        Args:
+            name: of the sweep.
+            strict: all that they say of trials is checked.
+
+        Raises:
+            DataError: they say something that cannot be.
+            StorageError: see `open`.
+        """
+        storage = self.open()
+        try:
+            ledger = _load(storage, name)
+            trials = [] if ledger is None else ledger.get_trials()
+            told = None if ledger is None else described(ledger)
+            if strict and told is not None:
+                for trial in trials:
+                    check_trial(trial, told)
+        except (MollifyError, OptunaError, DBAPIError):
+            raise
+        except Exception as error:  # Optuna and SQLAlchemy take a database for their own: any error of Python's
+            raise DataError(f"Expected the study of a sweep, but it is damaged ({_words(error)})") from None
+        return ledger
 
     def make(self, description: Description) -> Ledger:
         """The studies of a sweep, made where there are none yet.
@@ -173,9 +196,17 @@ def _load(storage: optuna.storages.BaseStorage, name: str) -> Ledger | None:
     studies = {n.partition("/")[2]: optuna.load_study(study_name=n, storage=storage) for n in sorted(names)}
     if not studies:
         return None
+    for study in studies.values():
+        check_study(study)
     told = next(filter(None, map(described, studies.values())), None)
     order = list(told.methods) if told else []
+    if told and (strange := studies.keys() - set(order or [""])):
+        raise DataError(f"Expected studies of {', '.join(order) or 'one sweep'}, but got {shown(min(strange))} too")
     return Ledger(name, dict(sorted(studies.items(), key=lambda item: order.index(item[0]) if item[0] in order else 0)))
+
+
+def _words(error: Exception) -> str:
+    return clean(f"{type(error).__name__}: {first_line(error)}", 150, "")
 
 
 def quiet_optuna() -> None:
@@ -211,12 +242,14 @@ def check_same(study: Ledger, description: Description) -> None:
 
     Raises:
         ConfigError: it is of another data set, space or protocol; what differs is named.
+        DataError: its trials are not all there.
     """
     known = described(study)
     if known is None and not study.trials and len(study.directions) == len(description.objectives):
         return  # killed when it was being made
     if known is None:
         raise ConfigError(f"Study {study.name!r} was not made by mollify; give the sweep another --name")
+    check_numbers(study.get_trials())
     different = differences(known, description)
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}

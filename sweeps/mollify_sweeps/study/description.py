@@ -7,11 +7,17 @@ where several are searched, each in a study of its own; without them the sweep g
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mollify_core.documents import json_of
 from mollify_core.errors import ConfigError, DataError
+from mollify_core.foreign import shown
+from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked, fits
+from mollify_core.measure.validation import check_objectives
+from mollify_core.recipe import Recipe
 
 if TYPE_CHECKING:  # slow to import
     import optuna
@@ -103,13 +109,16 @@ class Description:
             DataError: it is no description of a sweep, or of a later version.
         """
         if not isinstance(tree, dict):
-            raise DataError(f"Expected a sweep's description to be a mapping, but got {type(tree).__name__}")
+            raise DataError(f"Expected {_WHAT} to be a mapping, but got {type(tree).__name__}")
         written = tree.get("format", 1)
-        if written not in range(1, FORMAT + 1):
-            raise DataError(f"Expected a sweep's description of format 1 to {FORMAT}, but got {written!r:.80}")
-        known = {name: _read(tree, name, kind) for name, kind in _KINDS.items() if name in tree or name in _REQUIRED}
-        said = {name: kind for name, kind in _STARTED.items() if tree.get(name) is not None}  # a budget has no `trials`
-        started = {name: _read(tree, name, kind) for name, kind in said.items()}
+        if not fits(written, Whole(1, FORMAT)):
+            raise DataError(f"Expected {_WHAT} of format 1 to {FORMAT}, but got {shown(written)}")
+        checked(tree, _RECORD, _WHAT)
+        known = {name: _frozen(tree[name]) for name in (*_REQUIRED, *_OPTIONAL) if name in tree}
+        _check(known)
+        started = {
+            name: _frozen(tree[name]) for name in _STARTED if tree.get(name) is not None
+        }  # a budget: no `trials`
         return cls(**known, started=Started(**started) if started else None)
 
     @classmethod
@@ -120,9 +129,9 @@ class Description:
             DataError: see `from_dict`; or it is no JSON.
         """
         try:
-            tree = json.loads(text)
-        except (ValueError, RecursionError):
-            raise DataError("Expected a sweep's description to be JSON, but it is damaged") from None
+            tree = json_of(text)
+        except DataError as error:
+            raise DataError(f"Expected {_WHAT} to be JSON: {error}") from None
         return cls.from_dict(tree)
 
     def to_json(self) -> bytes:
@@ -160,43 +169,56 @@ def description_of(study: Ledger) -> Description:
     return found
 
 
-_KINDS: dict[str, Any] = {
-    **dict.fromkeys(("name", "fingerprint", "sampler", "pruner", "dataset", "network", "storage", "study_url"), str),
-    "objectives": (list, str),
-    "base_recipe": dict,
-    "space": (dict, dict),
-    "methods": (dict, dict),
-    "seed": int,
-    "verified": bool,
-    "versions": (dict, str),
-    "commit": (None, str),
-    "created": (None, str),
-    "matters": (None, float),
+_WHAT = "a sweep's description"
+_RANGE = Record({}, {"low": Number(), "high": Number(), "log": Flag(), "choices": ListOf(None, 1, 1000)})
+_METHOD = Record({"settings": MapOf(None, 1000), "space": ListOf(Text(200), most=1000)})
+_REQUIRED: dict[str, Any] = {
+    "name": Text(200),
+    "fingerprint": Text(200),
+    "objectives": ListOf(Text(200), 1, 100),
+    "base_recipe": MapOf(None, 1000),
+    "space": MapOf(_RANGE, 1000),
+    "sampler": Text(200),
+    "pruner": Text(200),
+    "seed": Whole(),
 }
-_STARTED: dict[str, Any] = {"program": str, "command": (list, str), "cwd": str, "host": str, "trials": int}
-_REQUIRED = ("name", *_IDENTITY)
+_OPTIONAL: dict[str, Any] = {
+    "methods": MapOf(_METHOD, 100),
+    "matters": Maybe(Number(0, 1e6)),
+    **dict.fromkeys(("dataset", "network"), Text(1000)),
+    "verified": Flag(),
+    "versions": MapOf(Text(1000), 1000),
+    **dict.fromkeys(("commit", "created"), Maybe(Text(200))),
+    **dict.fromkeys(("storage", "study_url"), Text()),
+}
+_STARTED: dict[str, Any] = {
+    "program": Text(200),
+    "command": ListOf(Text(), most=10_000),
+    "cwd": Text(),
+    "host": Text(1000),
+    "trials": Whole(1, 10**9),
+}
+_RECORD = Record(_REQUIRED, _OPTIONAL | {name: Maybe(kind) for name, kind in _STARTED.items()})
 
 
-def _read(tree: dict[str, Any], name: str, kind: Any) -> Any:
-    """A value of its kind: a type, or (list, of), (dict, of values) or (None, or)."""
-    if name not in tree:
-        raise DataError(f"Expected a sweep's description to hold `{name}`, but it does not")
-    value = tree[name]
-    outer, inner = kind if isinstance(kind, tuple) else (kind, None)
-    if outer is None:
-        fine = value is None or isinstance(value, inner)
-    else:
-        fine = isinstance(value, outer) and (outer is not int or not isinstance(value, bool))
-        items = value.values() if fine and outer is dict else value if fine and outer is list else ()
-        fine = fine and (inner is None or all(isinstance(item, inner) for item in items))
-    if not fine:
-        words = _WORDS.get(kind) or _WORDS[outer]
-        raise DataError(f"Expected `{name}` of a sweep's description to be {words}, but got {value!r:.80}")
-    return tuple(value) if outer is list else value
+def _check(known: dict[str, Any]) -> None:
+    """Raises a DataError for what has its kind but says nothing that can be: settings, names and times."""
+    try:
+        check_objectives(known["objectives"], kept=True)
+        Recipe.from_dict(known["base_recipe"])
+    except ConfigError as error:
+        raise DataError(f"{_WHAT[0].upper()}{_WHAT[1:]} is damaged: {error}") from None
+    if known.get("created") is not None:
+        try:
+            fine = 1980 <= datetime.datetime.fromisoformat(known["created"]).year < 9000
+        except ValueError:
+            fine = False
+        if not fine:
+            raise DataError(f"Expected `created` of {_WHAT} to be a time, but got {shown(known['created'])}")
 
 
-_WORDS: dict[Any, str] = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
-_WORDS |= {dict: "a mapping", (None, str): "a text or null", (None, float): "a number or null"}
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -35,13 +35,23 @@ class Reading:
 @contextlib.contextmanager
 def kept(store: Store, given: str | None = None) -> Iterator[tuple[Description | None, Reading]]:
     """What the sweep.json of a kept sweep says, and its study; arguments and errors as of `opened`."""
-    text = store.read(SWEEP)
-    try:
-        description = None if text is None else Description.from_json(text)
-    except DataError as error:
-        raise StorageError(f"Cannot read {(store / SWEEP).uri}: {error}") from None
+    description = told_of(store)
     with opened(store, description, given) as reading:
         yield description, reading
+
+
+def told_of(store: Store) -> Description | None:
+    """What the sweep.json of a kept sweep says; None where there is none.
+
+    Raises:
+        StorageError: it says something else; where it is, and what.
+        OSError: the storage failed.
+    """
+    text = store.read(SWEEP)
+    try:
+        return None if text is None else Description.from_json(text)
+    except DataError as error:
+        raise StorageError(f"Cannot read {(store / SWEEP).uri}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -75,7 +85,10 @@ def opened(store: Store, description: Description | None, given: str | None = No
                 yield Reading(None, live)
                 return
             location = Location.of_file(copy)
-        study = location.load(name_of(store, description))
+        try:
+            study = location.load(name_of(store, description))
+        except DataError as error:
+            raise DataError(f"Cannot read the study of {store.uri}: {error}") from None
         if study is not None and described(study) is None:  # it is being made just now
             study = None
         yield Reading(study, live, copied)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from mollify_core import documents
 from mollify_core.effect import without_effect
-from mollify_core.errors import ConfigError, MollifyError, nearest
+from mollify_core.errors import ConfigError, DataError, MollifyError, nearest
+from mollify_core.foreign import clean, shown
 from mollify_core.presets import PLAIN
 from mollify_core.recipe import Mollify, Recipe, Soft, section_of, typed
 
@@ -91,6 +92,7 @@ def default_ranges(side: int) -> dict[str, BaseDistribution]:
 
 _LATER = ("fixed_epsilon", "p_undistorted", "max_epsilon", "epsilon_power", *Soft.__dataclass_fields__)
 """What version 0.1 did not search."""
+_MOST_CHOICES = 100  # of one setting
 
 
 def load(path: str | Path | None, base: Recipe, side: int) -> Space:
@@ -111,33 +113,36 @@ def load(path: str | Path | None, base: Recipe, side: int) -> Space:
     if path is None:
         return Space({name: d for name, d in ranges.items() if name not in _LATER}, {})
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Cannot read space file {str(path)!r}: {' '.join(str(error).split())}") from None
+        tree, lines = documents.located(path, "space file ")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    named = f"space file {shown(str(path), 200)}"
     if not isinstance(tree, dict) or not tree:
-        raise ConfigError(f"Expected space file {str(path)!r} to be a mapping of settings to ranges, but got {tree!r}")
+        raise ConfigError(f"Expected {named} to be a mapping of settings to ranges, but got {shown(tree)}")
     searched: dict[str, BaseDistribution] = {}
     fixed: dict[str, Any] = {}
     for name, value in tree.items():
         try:
-            if section_of(str(name)) == "data" or name in ("seed", "epochs", "network"):
+            if section_of(name) == "data" or name in ("seed", "epochs", "network"):
                 raise ConfigError(
                     f"Setting {name!r} is the same for all trials of a sweep; give it on the command line"
                 )
             distribution = _distribution(name, value, ranges)
+            if isinstance(value, list):
+                _once(name, value, lines)
         except MollifyError as error:
-            raise ConfigError(f"Space file {str(path)!r}: {error}") from None
+            raise ConfigError(f"S{named[1:]}, line {lines[name,]}: {error}") from None
         if distribution is None:
             fixed[name] = value
         else:
             searched[name] = distribution
     if not searched:
-        raise ConfigError(f"Expected space file {str(path)!r} to search at least one setting, but it fixes all of them")
+        raise ConfigError(f"Expected {named} to search at least one setting, but it fixes all of them")
     space = Space(searched, fixed)
     try:
         check(space, applied(space, base))
     except MollifyError as error:
-        raise ConfigError(f"Space file {str(path)!r}: {error}") from None
+        raise ConfigError(f"S{named[1:]}: {error}") from None
     return space
 
 
@@ -150,6 +155,8 @@ def _distribution(name: str, value: Any, ranges: dict[str, BaseDistribution]) ->
     if isinstance(value, list):
         if not value:
             raise ConfigError(f"Expected choices for {name!r}, but got an empty list")
+        if len(value) > _MOST_CHOICES:
+            raise ConfigError(f"Expected at most {_MOST_CHOICES} choices for {name!r}, but got {len(value)}")
         for choice in value:
             typed(name, choice)
         return CategoricalDistribution(value)
@@ -159,23 +166,35 @@ def _distribution(name: str, value: Any, ranges: dict[str, BaseDistribution]) ->
     for key in value:
         if key not in ("low", "high", "log"):
             raise ConfigError(
-                f"Unknown key {key!r} in the range of {name!r}{nearest(str(key), ('low', 'high', 'log'))}"
+                f"Unknown key {shown(key)} in the range of {name!r}{nearest(str(key), ('low', 'high', 'log'))}"
             )
     default = ranges.get(name)
     merged = {k: getattr(default, k) for k in ("low", "high", "log")} if default is not None else {"log": False}
     merged |= value
     if "low" not in merged or "high" not in merged:
-        raise ConfigError(f"Expected low and high for {name!r}, but got {value}")
+        raise ConfigError(f"Expected low and high for {name!r}, but got {shown(value)}")
     low, high = (typed(name, merged[end]) for end in ("low", "high"))
     if not _number(low) or not _number(high):
-        raise ConfigError(f"Expected low and high for {name!r} to be numbers, but got {low!r} and {high!r}")
+        raise ConfigError(f"Expected low and high for {name!r} to be numbers, but got {shown(low)} and {shown(high)}")
     if not low < high:
         raise ConfigError(f"Expected low < high for {name!r}, but got {low:g} and {high:g}")
     if not isinstance(merged["log"], bool):
-        raise ConfigError(f"Expected log for {name!r} to be true or false, but got {merged['log']!r}")
+        raise ConfigError(f"Expected log for {name!r} to be true or false, but got {shown(merged['log'])}")
     if merged["log"] and low <= 0:
         raise ConfigError(f"Expected a positive low for {name!r} on a log scale, but got {low:g}")
     return (IntDistribution if isinstance(low, int) else FloatDistribution)(low, high, log=merged["log"])
+
+
+def _once(name: str, choices: list[Any], lines: dict[documents.Place, int]) -> None:
+    """Raises a ConfigError where a choice stands twice, on which lines: it would be drawn twice as often."""
+    known: list[Any] = []
+    for i, choice in enumerate(choices):
+        value = typed(name, choice)
+        if value in known:
+            where = sorted({lines[name, known.index(value)], lines[name, i]})
+            on = f"lines {where[0]} and {where[1]}" if len(where) > 1 else f"line {where[0]}"
+            raise ConfigError(f"Expected every choice for {name!r} once, but {shown(choice)} stands twice, on {on}")
+        known.append(value)
 
 
 def _number(value: Any) -> bool:
@@ -218,7 +237,7 @@ def check(
         try:
             fits(base.with_(values))
         except ConfigError as error:
-            told = " with ".join(f"{name}={value}" for name, value in drawn.items())
+            told = " with ".join(f"{name}={clean(value, 60)}" for name, value in drawn.items())
             raise ConfigError(f"{error}; the {who} may draw {told}" if drawn else str(error)) from None
 
 
@@ -271,8 +290,9 @@ def _ends(distribution: BaseDistribution, together: int) -> list[Any]:
     """What is tried of a distribution with as many others: a range's ends, of whole numbers the second too; choices."""
     if isinstance(distribution, CategoricalDistribution):
         numbers: list[Any] = [choice for choice in distribution.choices if _number(choice)]
-        many = together > 1 and len(numbers) == len(distribution.choices) > 8
-        return [min(numbers), max(numbers)] if many else list(distribution.choices)
+        many = together > 1 and len(numbers) >= len(distribution.choices) - 1 and len(numbers) > 8  # one may be null
+        rest = [choice for choice in distribution.choices if not _number(choice)]
+        return [min(numbers), max(numbers), *rest] if many else list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     ends = [distribution.low, distribution.high]
     return sorted({*ends, distribution.low + 1}) if isinstance(distribution, IntDistribution) else ends

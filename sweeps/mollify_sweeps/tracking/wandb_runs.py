@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from mollify_core.errors import ConfigError
+from mollify_core.documents import json_of
+from mollify_core.errors import ConfigError, DataError
 from mollify_core.foreign import expanded
+from mollify_core.kinds import MapOf, Number, Record, Whole, checked
 from mollify_core.program import shell_command
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.tracking.follower import Follower, chart_name, run_name
@@ -30,6 +32,7 @@ from mollify_sweeps.tracking.follower import Follower, chart_name, run_name
 Mode = Literal["online", "offline", "off"]
 
 _EPOCH = "_epoch"
+_LINE = Record({_EPOCH: Whole()})
 PATIENCE = 30.0  # seconds for wandb's server, at the start and at the end of a run
 
 
@@ -88,9 +91,9 @@ class WandbRuns(Follower):
         found: dict[int, dict[str, Any]] = {}
         if self._mode == "offline" and self._curve(number).exists():
             for line in self._curve(number).read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a kill has cut off
-                    metrics = json.loads(line)
-                    found.setdefault(int(metrics[_EPOCH]), metrics)
+                with contextlib.suppress(DataError):  # a line that a kill has cut off
+                    metrics = checked(checked(json_of(line), MapOf(Number(any=True)), "it"), _LINE, "it")
+                    found.setdefault(metrics[_EPOCH], metrics)
         return [found[epoch] for epoch in sorted(found)]
 
     def end(self, number: int, state: str, metrics: dict[str, float]) -> None:

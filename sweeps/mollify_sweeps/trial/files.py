@@ -15,11 +15,12 @@ import numpy as np
 
 from mollify_core import checkpoint
 from mollify_core.checkpoint import KEEP
-from mollify_core.errors import Preempted
+from mollify_core.errors import DataError, Preempted
 from mollify_core.recipe import Recipe
 from mollify_core.training import Stop, Training
 from mollify_sweeps.storage.patience import LOOK
 from mollify_sweeps.storage.store import Store
+from mollify_sweeps.study.soundness import metrics_of
 
 T = TypeVar("T")
 
@@ -55,15 +56,15 @@ class Writer:
         """What metrics.jsonl says of epochs 0, 1, ..., as far as it is whole."""
         if self._lines is None:
             lines: list[str] = []
-            for line in (self._store.read("metrics.jsonl") or b"").decode(errors="replace").splitlines():
+            for line in (self._store.read("metrics.jsonl") or b"").splitlines():
                 try:
-                    if json.loads(line)["epoch"] != len(lines):
+                    if metrics_of(line)["epoch"] != len(lines):
                         break
-                except (ValueError, KeyError, TypeError):  # a damaged line
+                except DataError:  # a damaged line
                     break
-                lines.append(line)
+                lines.append(line.decode())
             self._lines = lines
-        return [json.loads(line) for line in self._lines]
+        return [metrics_of(line) for line in self._lines]
 
     def start(self, recipe: Recipe, epochs_done: int, known: Sequence[dict[str, Any]] = ()) -> None:
         """Writes the recipe, and takes up the metrics of the epochs that a checkpoint stands behind.

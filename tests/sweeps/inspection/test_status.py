@@ -239,8 +239,9 @@ def test_all_sweeps_of_a_storage(sweep_in, tmp_path, capsys, monkeypatch):
     lines = shown(capsys=capsys).splitlines()
     assert lines[0].split() == ["sweep", "state", "trials", "best", "age", "data", "network"]
     assert lines[1].split() == ["broken", "unreadable", "0"]
-    assert lines[-1].startswith("broken: Cannot read ")
-    assert lines[-1].endswith("sweep.json: Expected a sweep's description to be JSON, but it is damaged")
+    told = " ".join(lines[4:])
+    assert told.startswith("broken: Cannot read ")
+    assert "sweep.json: Expected a sweep's description to be JSON: it is not valid JSON" in told
     assert "6, 4 complete, 1 pruned, 1 failed" in lines[2]
     assert "corrupted_nll 0.5 (trial 5)" in lines[2]
     assert find("s")[0]  # by its name in runs

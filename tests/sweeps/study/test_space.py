@@ -125,7 +125,7 @@ def test_plain_training_is_varied_as_mollification_of_no_image():
         ("train_fraction: 0.5", "'train_fraction' is the same for all trials"),
         ("blur_power: 1.0", "to search at least one setting"),
         ("- lr", "a mapping of settings to ranges"),
-        ("", "a mapping of settings to ranges"),
+        ("", "it is empty"),
         ("a: [", "Cannot read space file"),
     ],
 )
