@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mollify_core.datasets.options import add_data_options
+from mollify_core.datasets.options import add_background, add_data_options
 from mollify_core.errors import ConfigError
 from mollify_core.program import Parser
 from mollify_sweeps.cli import options, program
@@ -58,6 +58,7 @@ def parser() -> Parser:
         "per class",
     )
     g.add_argument("--image-size", type=int, metavar="N", help="scale the images of such a folder to N x N pixels")
+    add_background(g)
     add_data_options(g)
 
     g = p.add_argument_group("what each trial trains")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mollify_core.datasets.load import Prepared
-from mollify_core.datasets.options import DataOptions, add_data_options, data_options
+from mollify_core.datasets.options import DataOptions, add_background, add_data_options, data_options
 from mollify_core.datasets.specs import CORRUPTED, DATASETS
 from mollify_core.errors import ConfigError
 from mollify_core.program import Parser, guarded
@@ -35,11 +35,12 @@ def _run(argv: Sequence[str] | None) -> int:
         "with one folder of images per class",
     )
     command.add_argument("--image-size", type=int, metavar="N", help="of a folder of images: scale them to N pixels")
+    add_background(command)
     add_data_options(command)
     args = parser.parse_args(argv)
     data = data_options(args)
     if args.name not in _CORRUPTED:
-        print(_dataset(data.prepare(args.name, args.image_size)))
+        print(_dataset(data.prepare(args.name, args.image_size, args.background)))
     elif args.image_size is not None:
         raise ConfigError(f"Expected no image size for {args.name}, but got {args.image_size}")
     else:

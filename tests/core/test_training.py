@@ -361,10 +361,10 @@ def test_learning_rate_is_the_papers_cosine():
 
 def test_split_never_shares_an_image(digits):
     labels = digits.tensors("train").labels.numpy()
-    fit, validation = split_rows(labels, SMALL, digits.fingerprint)
+    fit, validation = split_rows(labels, SMALL, digits)
     assert not set(fit) & set(validation)
     assert len(fit) == pytest.approx(SMALL.data.train_fraction * (len(labels) - len(validation)), abs=10)
-    more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits.fingerprint)
+    more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits)
     assert set(fit) < set(more)
     np.testing.assert_array_equal(validation, same_validation)
 

@@ -102,7 +102,7 @@ def _judging(sweep: Sweep) -> tuple[str, str, str]:
     judging = 0
     if data.judging_fraction:
         labels = prepared.labels("train")
-        held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
+        held_out = labels[split_rows(labels, sweep.base, prepared)[1]]
         judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
     choosing = sweep.validation - judging
     pruning = None if setup.description.pruner == "none" else epoch_images(sweep.fit, choosing)
