@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mollify_core.datasets.about import described
 from mollify_core.datasets.load import Prepared
 from mollify_core.datasets.options import DataOptions, add_background, add_data_options, data_options
 from mollify_core.datasets.specs import CORRUPTED, DATASETS
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import clean
 from mollify_core.program import Parser, guarded
 
 if TYPE_CHECKING:
@@ -53,10 +55,10 @@ def _dataset(prepared: Prepared) -> str:
     state = "verified" if prepared.official else "your own" if prepared.verified else "unverified"
     lines = {
         "images": f"{manifest['counts']['train']} train, {manifest['counts']['test']} test, {_size(spec.image_shape)}",
-        "classes": spec.classes,
+        **described(prepared),
         "mean": ", ".join(f"{value:.3f}" for value in spec.mean),
         "std": ", ".join(f"{value:.3f}" for value in spec.std),
-        "source": manifest["source"],
+        "source": clean(manifest["source"]),
         "folder": prepared.folder,
         "fingerprint": prepared.fingerprint,
     }

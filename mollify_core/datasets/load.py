@@ -123,7 +123,7 @@ class Prepared:
 
     def labels(self, split: str) -> np.ndarray:
         """(n,) int64 classes of one split, without its images; raises as `table` does."""
-        return self._read(split, lambda file: file.read(columns=["label"]))["label"].to_numpy()
+        return self._read(split, lambda file: file.read(columns=["label", "index"]))["label"].to_numpy()
 
     def tensors(self, split: str) -> ImageSet:
         """One split in memory of its own, writable; raises as `table` does."""
@@ -156,6 +156,7 @@ class Prepared:
 
     def _read(self, split: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
         """What is read of a split's file, which is what the manifest says of it."""
+        import numpy as np
         import pyarrow.parquet as pq
 
         if split not in SPLITS:
@@ -165,6 +166,9 @@ class Prepared:
             with regular(path) as held, pq.ParquetFile(held, page_checksum_verification=True) as file:
                 self._check_form(file, self.manifest["counts"][split], os.fstat(held.fileno()).st_size)
                 table = read(file)
+                whole = len(table) == self.manifest["counts"][split]
+            if whole and not np.array_equal(table["index"].to_numpy(), np.arange(len(table))):
+                raise ValueError("its columns are mixed up")
             labels = table["label"].to_numpy()
             if any(column.null_count for column in table.columns):
                 raise ValueError("values are missing")

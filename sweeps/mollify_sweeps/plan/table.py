@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mollify_core import precision
+from mollify_core.datasets.about import described
 from mollify_core.datasets.split import judging_rows
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
+from mollify_core.steps import joining
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan.sweep import Sweep
@@ -36,6 +39,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
     for warning in filter(None, warnings):
         table.add_row("", f"[yellow]{warning}[/]")
+    for name, line in described(prepared).items():
+        table.add_row("", f"{name}: {escape(line)}")
     if not prepared.verified:
         table.add_row("", "[bold red]UNVERIFIED DATA[/]: not the official files")
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
@@ -82,6 +87,9 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     if not place.workers.alone:
         own = "BatchNorm over the images of all workers" if place.gpus else "BatchNorm over each worker's own images"
         table.add_row("", own + ("" if place.gpus else ": PyTorch synchronises it on GPUs only"))
+    steps = (sweep.fit, range(place.workers.least, place.workers.most + 1), prepared.spec.classes)
+    if note := joining(base, *steps, prepared.spec.image_shape):
+        table.add_row("", note)
     table.add_row("at once", f"{place.concurrent} trial{'s' * (place.concurrent > 1)} ({place.why})")
     if sweep.seconds is None:
         table.add_row("time", "unknown until the first epoch: the trials' device is not on this machine")

@@ -1,0 +1,468 @@
+"""Files of data made to do harm: the result is right, or one sentence; nothing starts, hangs, or leaves its folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hostile import read
+from mollify_core.datasets import npy, prepare, preparation
+from mollify_core.datasets.__main__ import main
+from mollify_core.datasets.about import described
+from mollify_core.datasets.files import FolderFiles, TarFiles, ZipFiles
+from mollify_core.datasets.images import scaled
+from mollify_core.datasets.pickles import _read_tar
+from mollify_core.datasets.specs import PickleArchive
+from mollify_core.datasets.unpickle import load_pickle, read_batch, read_names
+from mollify_core.errors import ConfigError, DataError
+
+SEED = 30
+SIDE = 8
+LIES = (0, 1, -1, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63 - 1, 10**30)
+NAMES = st.one_of(
+    st.sampled_from(
+        ["train", "Test", "val", "cat", "dog", "a b", "x?y", "x#y", "50%", "c:d", "new\nline", "\x1b[31mred", "'q\"q"]
+    ),
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8),
+    st.sampled_from([os.fsdecode(b"latin-\xe9"), os.fsdecode(b"\xff\xfe"), "é" * 100, "..x", ".hidden"]),
+).filter(lambda name: name not in (".", ".."))
+
+
+@pytest.fixture(autouse=True)
+def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes the power away."""
+    monkeypatch.setattr("mollify_core.datasets.cache.sync", lambda path: None)
+
+
+def png(image: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def noise(channels: int = 3, side: int = 12) -> np.ndarray:
+    return np.random.default_rng(channels).integers(0, 256, (side, side, channels), np.uint8)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
+    """Bytes of which a few places are changed: a bit, a number that lies, a piece lost, doubled or made up."""
+    raw = bytearray(draw(whole))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, max(0, len(raw) - 1)))
+        what = draw(st.sampled_from(["byte", "number", "cut", "lose", "double", "insert"]))
+        size = draw(st.sampled_from([1, 2, 4, 8]))
+        if what == "byte":
+            raw[at : at + 1] = bytes([draw(st.integers(0, 255))])
+        elif what == "number":
+            value = draw(st.sampled_from(LIES)) % 2 ** (8 * size)
+            raw[at : at + size] = value.to_bytes(size, draw(st.sampled_from(["big", "little"])))
+        elif what == "cut":
+            del raw[at:]
+        elif what == "lose":
+            del raw[at : at + draw(st.integers(1, 64))]
+        elif what == "double":
+            raw[at:at] = raw[at : at + draw(st.integers(1, 64))]
+        else:
+            raw[at:at] = draw(st.binary(max_size=16))
+    return bytes(raw)
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+PALETTE = Image.fromarray(noise(3)).quantize(16)
+GREY = noise(1)[..., 0]
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) show\nshowpage\n"
+WHOLE = [
+    *(png(noise(c), "PNG") for c in (2, 3, 4)),
+    *(png(noise(c), kind) for kind in ("TIFF", "WEBP", "AVIF") for c in (3, 4)),
+    *(png(noise(3), kind) for kind in ("JPEG", "BMP", "GIF", "PPM")),
+    *(png(noise(3), "TIFF", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")),
+    png(GREY.astype(np.uint16) * 257, "PNG"),
+    png(noise(3), "JPEG", progressive=True),
+    png(PALETTE, "PNG", transparency=bytes(range(256))),
+    png(noise(3), "PNG", transparency=(1, 2, 3)),
+    POSTSCRIPT,
+    png(noise(3), "ICO"),
+    png(noise(3), "PCX"),
+]
+
+
+def an_image(raw: bytes, _: Path) -> None:
+    def action() -> None:
+        image = scaled(raw, "'x.png'", SIDE)
+        assert image.shape == (3, SIDE, SIDE)
+        assert image.dtype == np.uint8
+
+    read(action)
+
+
+# --- .npy files ---------------------------------------------------------------------------------------------------
+
+
+def saved(array: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> bytes:
+    """A .npy file whose header says anything."""
+    number = st.sampled_from([repr(n) for n in LIES] + ["2", "3", "'x'", "None", "1e999", "True", "()", "2**60"])
+    shape = "(" + "".join(f"{draw(number)}," for _ in range(draw(st.integers(0, 4)))) + ")"
+    descr = draw(
+        st.one_of(
+            st.sampled_from(
+                ["'|u1'", "'<f8'", "'|O'", "'<i8'", "'|V9'", "'<U2'", "[('a','<i4')]", "'<M8'", "u1", "()"]
+            ),
+            st.text(max_size=6).map(repr),
+        )
+    )
+    text = f"{{'descr': {descr}, 'fortran_order': {draw(st.sampled_from(['False', 'True', '0']))}, 'shape': {shape}}}"
+    text = draw(
+        st.sampled_from([text, text[:-1], text + "x", "(" * 5000, "[" * 90_000, "__import__('os').system('true')", ""])
+    )
+    version = draw(st.sampled_from([(1, 0), (2, 0), (3, 0), (9, 9)]))
+    raw = text.encode("utf-8", "replace") + b"\n"
+    length = draw(st.sampled_from([len(raw), len(raw) % 65536, 0, 65535]))
+    width = 2 if version == (1, 0) else 4
+    content = draw(st.sampled_from([b"", bytes(24), bytes(range(256))]))
+    return b"\x93NUMPY" + bytes(version) + (length % 2 ** (8 * width)).to_bytes(width, "little") + raw + content
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, x=np.zeros(3))
+    return file.getvalue()
+
+
+class Evil:
+    """Makes a folder where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("/tmp/mollify-was-here",)
+
+
+NPY = st.sampled_from(
+    [
+        saved(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)),
+        saved(np.asfortranarray(np.arange(24).reshape(2, 3, 4))),
+        saved(np.zeros(0)),
+        saved(np.array([Evil()], object), allow_pickle=True),
+        pickle.dumps([Evil()]),
+        zipped(),
+    ]
+)
+
+
+def an_array(raw: bytes, folder: Path) -> None:
+    path = folder / "x.npy"
+    path.write_bytes(raw)
+
+    def action() -> None:
+        array = npy.load(path, "Cannot read 'x.npy'")
+        assert array.dtype.kind in "biuf"
+        assert array.nbytes <= len(raw)
+        array.sum()
+
+    read(action, folder)
+
+
+# --- folders of images --------------------------------------------------------------------------------------------
+
+FILE = st.sampled_from([("file", png(noise(3))), ("file", png(noise(4))), ("file", b"no image"), ("file", POSTSCRIPT)])
+THING = st.one_of(
+    FILE,
+    FILE,
+    FILE,
+    st.tuples(st.just("link"), st.sampled_from(["..", ".", "../..", "nowhere", "/etc/passwd", "/dev/zero", "self"])),
+    st.just(("pipe", None)),
+)
+
+
+def folders(inside: st.SearchStrategy[Any], ending: str = "") -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(NAMES.map(lambda name: name + ending), inside, max_size=4)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> dict[str, Any]:
+    """Folders of classes, or of splits of these, with a few images that are whole, and something odd."""
+    whole = {"1.png": ("file", png(noise(3))), "2.png": ("file", png(noise(3, 16))), "3.png": ("file", png(noise(4)))}
+    names = draw(st.lists(NAMES, min_size=2, max_size=3, unique=True))
+    tree: dict[str, Any] = {name: {**whole, "4.png": ("file", png(noise(4, 9)))} for name in names}
+    if draw(st.booleans()):
+        splits = draw(st.lists(st.sampled_from(["train", "Training", "TEST", "val", "dev"]), min_size=2, unique=True))
+        tree = {split: tree for split in splits}
+    odd = st.recursive(THING, lambda inner: st.one_of(folders(inner), folders(inner, ".png")), max_leaves=4)
+    return {**tree, **draw(st.dictionaries(NAMES, odd, max_size=2))} if draw(st.booleans()) else tree
+
+
+def build(place: Path, tree: dict[str, Any]) -> None:
+    place.mkdir(exist_ok=True)
+    for name, thing in tree.items():
+        at = place / name
+        if len(os.fsencode(name)) > 250 or os.path.lexists(at):
+            continue
+        if isinstance(thing, dict):
+            build(at, thing)
+        elif thing[0] == "file":
+            at.write_bytes(thing[1])
+        elif thing[0] == "link":
+            at.symlink_to(at if thing[1] == "self" else thing[1])
+        else:
+            os.mkfifo(at)
+
+
+def a_tree(tree: dict[str, Any], folder: Path) -> None:
+    for old in ("tree", "cache"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    build(folder / "tree", tree)
+
+    def action() -> None:
+        prepared = prepare(str(folder / "tree"), image_size=SIDE, cache_dir=folder / "cache", progress=lambda *_: None)
+        number = sum(len(prepared.tensors(split)) for split in ("train", "test"))
+        assert number == len(prepared.spec.source.listed.files.names)  # type: ignore[union-attr]
+        assert all(line.isprintable() for line in described(prepared).values())
+
+    read(action, folder)
+
+
+# --- what is prepared ---------------------------------------------------------------------------------------------
+
+ODD: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([*LIES, 10**400, 1.5, float("nan"), float("inf"), "", "../x", "/etc/passwd", [], {}, [[]], "\0"]),
+    st.text(max_size=8),
+)
+
+
+def nodes(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The places in a tree of JSON."""
+    inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [path, *(place for key, value in inside for place in nodes(value, (*path, key)))]
+
+
+@st.composite
+def preparations(draw: st.DrawFn) -> Callable[[Path], None]:
+    """What happens to a folder of the cache."""
+    what = draw(st.sampled_from(["node", "key", "text", "parquet", "footer", "gone", "folder"]))
+    name = draw(st.sampled_from(["train.parquet", "test.parquet", "manifest.json"]))
+    odd, salt = draw(ODD), draw(st.integers(0, 10**6))
+    text = draw(st.sampled_from([b"", b"[" * 100_000, b"{}", b"\xff", b"[1e400]", b'{"format":' + b"9" * 5000 + b"}"]))
+    changes = draw(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+
+    def change(place: Path) -> None:
+        manifest = place / "manifest.json"
+        if what in ("node", "key"):
+            tree = json.loads(manifest.read_bytes())
+            *path, last = nodes(tree)[1 + salt % (len(nodes(tree)) - 1)]
+            inner = tree
+            for key in path:
+                inner = inner[key]
+            if what == "node":
+                inner[last] = odd
+            else:
+                del inner[last]
+            manifest.write_text(json.dumps(tree))
+        elif what == "text":
+            (place / name).write_bytes(text)
+        elif what == "gone":
+            (place / name).unlink()
+        elif what == "folder":
+            (place / name).unlink()
+            (place / name).mkdir()
+        else:
+            raw = bytearray((place / "train.parquet").read_bytes())
+            start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little") if what == "footer" else 0
+            for at, value in changes:
+                raw[start + at % (len(raw) - start)] = value
+            (place / "train.parquet").write_bytes(raw)
+
+    return change
+
+
+def a_preparation(change: Callable[[Path], None], folder: Path) -> None:
+    source, cache = folder / "photos", folder / "cache"
+
+    def take() -> tuple[bytes, ...]:
+        prepared = prepare(str(source), image_size=SIDE, cache_dir=cache, progress=lambda *_: None)
+        train, test = prepared.tensors("train"), prepared.tensors("test")
+        some = prepared.select("train", np.array([3, 1]))
+        held = (train.images, train.labels, test.images, test.labels, some.images, some.labels)
+        labels = prepared.labels("train").tobytes()
+        return (*(value.numpy().tobytes() for value in held), labels, repr(prepared.spec.mean).encode())
+
+    if not source.exists():
+        for name in ("cat", "dog"):
+            build(source, {name: {f"{i}.png": ("file", png(noise(3, 9 + i))) for i in range(6)}})
+    shutil.rmtree(cache, ignore_errors=True)
+    right = take()
+    (place,) = (path for path in cache.iterdir() if path.is_dir())
+    change(place)
+
+    def action() -> None:
+        assert take() == right
+
+    read(action, folder)
+
+
+# --- pickles ------------------------------------------------------------------------------------------------------
+
+TREE = {"data": np.arange(24, dtype=np.uint8).reshape(2, 12), "labels": [0, 1], "names": ["a", "b"], "x": {1.5, None}}
+PICKLES = st.one_of(
+    damaged(st.sampled_from([pickle.dumps(TREE, version) for version in range(6)])),
+    damaged(
+        st.sampled_from([pickle.dumps(Evil()), pickle.dumps({"data": [Evil()]}), pickle.dumps({"data": bytearray(9)})])
+    ),
+    st.lists(
+        st.one_of(
+            st.sampled_from([bytes([code]) for code in range(256) if chr(code).isprintable()]),
+            st.sampled_from(
+                [b"\x80\x05", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cos\nsystem\n", b"K\x01", b"]", b"}"]
+            ),
+            st.sampled_from(
+                [b"\x96" + (2**33).to_bytes(8, "little"), b"\x95" + bytes(8), b"\x8a\xff", b"\x8b\xff\xff\xff\x7f"]
+            ),
+            st.sampled_from(
+                [b"B\xff\xff\xff\x7f", b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f", b"\x94", b"R", b"b", b"\x81"]
+            ),
+        ),
+        max_size=20,
+    ).map(lambda parts: b"".join(parts) + b"."),
+)
+
+
+def a_pickle(raw: bytes, _: Path) -> None:
+    for action in (
+        lambda: load_pickle(raw, "'x'"),
+        lambda: read_batch(raw, "'x'", image_shape=(3, 2, 2), classes=2, labels_key="labels"),
+        lambda: read_names(raw, "'x'", key="names", classes=2),
+    ):
+        read(action)
+    assert not Path("/tmp/mollify-was-here").exists()
+
+
+# --- archives -----------------------------------------------------------------------------------------------------
+
+MEMBERS = {"top/batch": pickle.dumps(TREE), "top/meta": b"x" * 700, "top/img.png": png(noise(3)), "../out": b"y"}
+ARCHIVE = PickleArchive(
+    url="http://x/x.tar.gz",
+    md5="",
+    folder="top",
+    train=("batch",),
+    test=("batch",),
+    meta="meta",
+    labels_key="labels",
+    names_key="names",
+)
+
+
+def tarred(mode: str = "w", leave: bool = False, version: int = tarfile.PAX_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode, format=version) as tar:
+        for name, content in MEMBERS.items():
+            info = tarfile.TarInfo(name if leave else name.removeprefix("../") + "é" * 60 * (name == "top/img.png"))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("top/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return file.getvalue()
+
+
+def in_zip(method: int, leave: bool = False) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in MEMBERS.items():
+            archive.writestr(name if leave else name.removeprefix("../"), content)
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """A header of a gigabyte of zeros for the next file's name, small when packed."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    file = io.BytesIO()
+    with gzip.open(file, "wb", 1) as packed:
+        packed.write(info.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(400):
+            packed.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+ARCHIVES = damaged(
+    st.sampled_from(
+        [
+            *(tarred(mode) for mode in ("w", "w:gz", "w:bz2", "w:xz")),
+            tarred("w", True),
+            tarred("w", version=tarfile.GNU_FORMAT),
+            *(in_zip(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)),
+            in_zip(zipfile.ZIP_STORED, True),
+        ]
+    )
+)
+
+
+def an_archive(raw: bytes, folder: Path) -> None:
+    path = folder / "archive"
+    path.write_bytes(raw)
+    for kind in (TarFiles, ZipFiles):
+
+        def action(kind: Any = kind) -> None:
+            files = kind(path)
+            assert not [name for name in files.names if ".." in name.split("/") or name.startswith("/")]
+            for name in files.names:
+                assert len(files.read(name)) <= 1 << 20
+
+        read(action, folder)
+    read(lambda: _read_tar(path, ARCHIVE), folder)
+
+
+KINDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, Path], None]]] = {
+    "images": (damaged(st.sampled_from(WHOLE)), an_image),
+    "npy": (st.one_of(headers(), damaged(NPY), damaged(headers())), an_array),
+    "trees": (trees(), a_tree),
+    "preparations": (preparations(), a_preparation),
+    "pickles": (PICKLES, a_pickle),
+    "archives": (ARCHIVES, an_archive),
+}
+
+
+def many(kind: str, number: int, folder: Path) -> None:
+    strategy, check = KINDS[kind]
+
+    @seed(SEED)
+    @settings(max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def one(example: Any) -> None:
+        check(example, folder)
+
+    one()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_hostile_files(kind: str, tmp_path: Path) -> None:
+    many(kind, 50, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_hostile_files(kind: str, tmp_path: Path) -> None:
+    many(kind, 2_000, tmp_path)
