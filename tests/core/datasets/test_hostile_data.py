@@ -21,15 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hostile import read
-from mollify_core.datasets import npy, prepare, preparation
-from mollify_core.datasets.__main__ import main
+from mollify_core.datasets import npy, prepare
 from mollify_core.datasets.about import described
-from mollify_core.datasets.files import FolderFiles, TarFiles, ZipFiles
+from mollify_core.datasets.files import TarFiles, ZipFiles
 from mollify_core.datasets.images import scaled
 from mollify_core.datasets.pickles import _read_tar
 from mollify_core.datasets.specs import PickleArchive
 from mollify_core.datasets.unpickle import load_pickle, read_batch, read_names
-from mollify_core.errors import ConfigError, DataError
+from mollify_core.foreign import clean
 
 SEED = 30
 SIDE = 8
@@ -186,7 +185,15 @@ def an_array(raw: bytes, folder: Path) -> None:
 
 # --- folders of images --------------------------------------------------------------------------------------------
 
-FILE = st.sampled_from([("file", png(noise(3))), ("file", png(noise(4))), ("file", b"no image"), ("file", POSTSCRIPT)])
+CONTENT = {
+    "colour": png(noise(3)),
+    "large": png(noise(3, 16)),
+    "clear": png(noise(4)),
+    "small": png(noise(4, 9)),
+    "text": b"no image",
+    "ps": POSTSCRIPT,
+}
+FILE = st.sampled_from(["colour", "clear", "text", "ps"]).map(lambda name: ("file", name))
 THING = st.one_of(
     FILE,
     FILE,
@@ -203,12 +210,12 @@ def folders(inside: st.SearchStrategy[Any], ending: str = "") -> st.SearchStrate
 @st.composite
 def trees(draw: st.DrawFn) -> dict[str, Any]:
     """Folders of classes, or of splits of these, with a few images that are whole, and something odd."""
-    whole = {"1.png": ("file", png(noise(3))), "2.png": ("file", png(noise(3, 16))), "3.png": ("file", png(noise(4)))}
+    whole = {f"{i}.png": ("file", name) for i, name in enumerate(list(CONTENT)[:3])}
     names = draw(st.lists(NAMES, min_size=2, max_size=3, unique=True))
-    tree: dict[str, Any] = {name: {**whole, "4.png": ("file", png(noise(4, 9)))} for name in names}
+    tree: dict[str, Any] = {name: {**whole, "4.png": ("file", "small")} for name in names}
     if draw(st.booleans()):
         splits = draw(st.lists(st.sampled_from(["train", "Training", "TEST", "val", "dev"]), min_size=2, unique=True))
-        tree = {split: tree for split in splits}
+        tree = dict.fromkeys(splits, tree)
     odd = st.recursive(THING, lambda inner: st.one_of(folders(inner), folders(inner, ".png")), max_leaves=4)
     return {**tree, **draw(st.dictionaries(NAMES, odd, max_size=2))} if draw(st.booleans()) else tree
 
@@ -222,7 +229,7 @@ def build(place: Path, tree: dict[str, Any]) -> None:
         if isinstance(thing, dict):
             build(at, thing)
         elif thing[0] == "file":
-            at.write_bytes(thing[1])
+            at.write_bytes(CONTENT.get(thing[1], thing[1]))
         elif thing[0] == "link":
             at.symlink_to(at if thing[1] == "self" else thing[1])
         else:
@@ -238,7 +245,7 @@ def a_tree(tree: dict[str, Any], folder: Path) -> None:
         prepared = prepare(str(folder / "tree"), image_size=SIDE, cache_dir=folder / "cache", progress=lambda *_: None)
         number = sum(len(prepared.tensors(split)) for split in ("train", "test"))
         assert number == len(prepared.spec.source.listed.files.names)  # type: ignore[union-attr]
-        assert all(line.isprintable() for line in described(prepared).values())
+        assert all(clean(line, keep="") == line for line in described(prepared).values())
 
     read(action, folder)
 
@@ -312,8 +319,11 @@ def a_preparation(change: Callable[[Path], None], folder: Path) -> None:
     if not source.exists():
         for name in ("cat", "dog"):
             build(source, {name: {f"{i}.png": ("file", png(noise(3, 9 + i))) for i in range(6)}})
+        (folder / "right").write_bytes(pickle.dumps(take()))
+        cache.rename(folder / "sound")
     shutil.rmtree(cache, ignore_errors=True)
-    right = take()
+    shutil.copytree(folder / "sound", cache)
+    right = pickle.loads((folder / "right").read_bytes())
     (place,) = (path for path in cache.iterdir() if path.is_dir())
     change(place)
 
