@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from mollify_core.augment.names import SOFT, canonical
-from mollify_core.datasets.specs import BACKGROUNDS, IMAGE_SIDES, colour
+from mollify_core.datasets.specs import IMAGE_SIDES, colour_word
 from mollify_core.errors import ConfigError
 
 SINK_MODES = ("la", "lm")
@@ -88,9 +88,7 @@ class Data:
         least, most = IMAGE_SIDES
         fits = self.image_size is None or least <= self.image_size <= most
         check(fits, "image_size", f"at least {least} and at most {most}", self.image_size)
-        shows = colour(self.background)
-        named = {value: name for name, value in BACKGROUNDS.items()}.get(shows, shows)
-        object.__setattr__(self, "background", named)  # one word for one colour
+        object.__setattr__(self, "background", colour_word(self.background))
         check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
         check(0 <= self.judging_fraction <= 0.9, "judging_fraction", "in [0, 0.9]", self.judging_fraction)
         check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)

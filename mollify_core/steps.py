@@ -57,7 +57,7 @@ class Steps:
         steps = cls(images, recipe.optim.batch_size // recipe.mollify.repeat, workers)
         if steps.smallest * recipe.mollify.repeat > 1 or _learns_from_one(recipe, classes, image_shape):
             return steps
-        steps = dataclasses.replace(steps, joined=len(steps) > 1)
+        steps = dataclasses.replace(steps, joined=len(steps) > 1 and images % steps.size > 0)
         if steps.smallest > 1:
             return steps
         who = "a step" if workers == 1 else f"one of {workers} workers"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mollify_core.datasets.files import quoted
-from mollify_core.datasets.specs import DATASETS, IMAGE_SIDES, DatasetSpec, colour
+from mollify_core.datasets.specs import DATASETS, IMAGE_SIDES, DatasetSpec, colour_word
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.foreign import expanded, shown
 
@@ -39,7 +39,7 @@ def spec(
             raise ConfigError(
                 f"Expected no image size for {name}, whose images are {wide}x{high}, but got {image_size}"
             )
-        if background is not None and colour(background) != colour("white"):
+        if background is not None and colour_word(background) != "white":
             raise ConfigError(f"Expected no background for {name}, whose images hide nothing, but got {background!r}")
         return DATASETS[name]
     path = expanded(name if data_dir is None else data_dir)
@@ -65,7 +65,7 @@ def spec(
     from mollify_core.datasets.folder import folder_spec
 
     called = _plain(path.resolve().name if data_dir is None else name)
-    return folder_spec(called, path, image_size, background or "white")
+    return folder_spec(called, path, image_size, colour_word(background or "white"))
 
 
 def _is_folder(path: Path) -> bool:

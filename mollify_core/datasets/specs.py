@@ -71,6 +71,12 @@ def colour(name: str) -> str:
     return said
 
 
+def colour_word(name: str) -> str:
+    """The one word for a colour: of `BACKGROUNDS` where it has one there, else "#rrggbb"; raises as `colour` does."""
+    said = colour(name)
+    return {value: word for word, value in BACKGROUNDS.items()}.get(said, said)
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     """A folder of one's own with one folder of images per class, see `mollify_core.datasets.folder`.

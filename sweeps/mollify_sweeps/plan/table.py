@@ -89,7 +89,7 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         table.add_row("", own + ("" if place.gpus else ": PyTorch synchronises it on GPUs only"))
     steps = (sweep.fit, range(place.workers.least, place.workers.most + 1), prepared.spec.classes)
     if note := joining(base, *steps, prepared.spec.image_shape):
-        table.add_row("", note)
+        table.add_row("", escape(note))
     table.add_row("at once", f"{place.concurrent} trial{'s' * (place.concurrent > 1)} ({place.why})")
     if sweep.seconds is None:
         table.add_row("time", "unknown until the first epoch: the trials' device is not on this machine")

@@ -335,7 +335,7 @@ def a_preparation(change: Callable[[Path], None], folder: Path) -> None:
 
 # --- pickles ------------------------------------------------------------------------------------------------------
 
-TREE = {"data": np.arange(24, dtype=np.uint8).reshape(2, 12), "labels": [0, 1], "names": ["a", "b"], "x": {1.5, None}}
+TREE = {"data": np.arange(24, dtype=np.uint8).reshape(2, 12), "labels": [0, 1], "names": ["a", "b"], "x": (1.5, None)}
 PICKLES = st.one_of(
     damaged(st.sampled_from([pickle.dumps(TREE, version) for version in range(6)])),
     damaged(
