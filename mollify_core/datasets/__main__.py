@@ -58,7 +58,7 @@ def _dataset(prepared: Prepared) -> str:
         **described(prepared),
         "mean": ", ".join(f"{value:.3f}" for value in spec.mean),
         "std": ", ".join(f"{value:.3f}" for value in spec.std),
-        "source": clean(manifest["source"]),
+        "source": manifest["source"],
         "folder": prepared.folder,
         "fingerprint": prepared.fingerprint,
     }
@@ -91,7 +91,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _summary(title: str, lines: dict[str, object]) -> str:
-    return "\n".join((title, *(f"  {name:12} {value}" for name, value in lines.items())))
+    return "\n".join((title, *(f"  {name:12} {clean(value)}" for name, value in lines.items())))
 
 
 if __name__ == "__main__":

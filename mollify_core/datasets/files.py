@@ -173,12 +173,11 @@ class ZipFiles(Files):
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-            found = self._zip.infolist()
+            self.names = sorted(n for n in self._zip.namelist() if n and not n.endswith("/"))
         except Exception as error:  # a directory that lies can have nearly anything raised
             raise DataError(
                 f"Expected {quoted(path)} to be a whole zip archive, but reading it failed: {_reason(error)}"
             ) from None
-        self.names = sorted(info.filename for info in found if not info.is_dir())
         self._refuse_escapes()
 
     def _read(self, name: str) -> bytes:

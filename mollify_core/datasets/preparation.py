@@ -195,15 +195,16 @@ def _write_parquet(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     pixels = pa.py_buffer(np.ascontiguousarray(images))
     image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(images[0].size), len(images), [None, pixels])
     table = pa.table({"image": image, "label": labels, "index": np.arange(len(labels), dtype=np.int64)})
-    pq.write_table(
-        table,
-        path,
-        row_group_size=ROWS_PER_GROUP,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-    )
+    with open(path, "wb") as file:  # Arrow takes no paths but UTF-8
+        pq.write_table(
+            table,
+            file,
+            row_group_size=ROWS_PER_GROUP,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
 
 
 def _measure(images: np.ndarray) -> tuple[list[float], list[float]]:

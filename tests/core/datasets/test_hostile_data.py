@@ -8,8 +8,11 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +23,16 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hostile import read
+from hostile import read, told
 from mollify_core.datasets import npy, prepare
+from mollify_core.datasets.__main__ import main
 from mollify_core.datasets.about import described
-from mollify_core.datasets.files import TarFiles, ZipFiles
+from mollify_core.datasets.files import FolderFiles, TarFiles, ZipFiles
 from mollify_core.datasets.images import scaled
 from mollify_core.datasets.pickles import _read_tar
 from mollify_core.datasets.specs import PickleArchive
 from mollify_core.datasets.unpickle import load_pickle, read_batch, read_names
+from mollify_core.errors import ConfigError
 from mollify_core.foreign import clean
 
 SEED = 30
@@ -412,7 +417,7 @@ def bomb() -> bytes:
     file = io.BytesIO()
     with gzip.open(file, "wb", 1) as packed:
         packed.write(info.tobuf(tarfile.GNU_FORMAT))
-        for _ in range(400):
+        for _ in range(20):
             packed.write(bytes(1 << 20))
     return file.getvalue()
 
@@ -443,6 +448,150 @@ def an_archive(raw: bytes, folder: Path) -> None:
 
         read(action, folder)
     read(lambda: _read_tar(path, ARCHIVE), folder)
+
+
+# --- what has been found, by name ---------------------------------------------------------------------------------
+
+
+def sentence(action: Callable[[], object], *folders: Path) -> str:
+    error = read(action, *folders)
+    assert error is not None, "it was read"
+    return str(error)
+
+
+def claims(side: int, raw: bytes) -> bytes:
+    """A PNG that says it has so many pixels a side."""
+    changed = bytearray(raw)
+    changed[16:24] = side.to_bytes(4, "big") * 2
+    changed[29:33] = zlib.crc32(changed[12:29]).to_bytes(4, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("side", [9_500, 12_000, 50_000, 1_000_000])
+def test_an_image_that_claims_many_pixels(side: int) -> None:
+    said = sentence(lambda: scaled(claims(side, png(noise(3))), "'x.png'", SIDE))
+    assert "Expected 'x.png' to have at most 89,478,485 pixels, but got" in said
+
+
+@pytest.mark.slow
+def test_nothing_of_pillow_reaches_the_terminal(tmp_path: Path) -> None:
+    """In a process of its own: pytest takes warnings away."""
+    tiff = bytearray(png(noise(3), "TIFF"))
+    tiff[4:8] = (2**31).to_bytes(4, "little")
+    for number, raw in enumerate((claims(9_000, png(noise(3))), claims(9_500, png(noise(3))), bytes(tiff))):
+        (tmp_path / f"{number}.png").write_bytes(raw)
+    code = (
+        "import sys, pathlib\nfrom mollify_core.datasets.images import scaled\n"
+        "for p in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+        "    try: scaled(p.read_bytes(), p.name, 8)\n    except ValueError as e: print(type(e).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout == "DataError\n" * 3
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICO", "TGA", "SGI", "IM", "PSD"])
+def test_only_the_promised_formats_are_opened(kind: str) -> None:
+    raw = {"EPS": POSTSCRIPT, "PSD": b"8BPS\0\1" + bytes(20)}.get(kind) or png(noise(3), kind)
+    assert "not an image in a known format" in sentence(lambda: scaled(raw, "'x.png'", SIDE))
+
+
+@pytest.mark.parametrize(
+    ("header", "content"),
+    [
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (1152921504606846976,)}", bytes(9)),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2305843009213693952, 8)}", bytes(9)),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}", bytes(9)),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([Evil()])),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (3,", bytes(9)),
+        ("import os", bytes(9)),
+        ("(" * 9_000, bytes(9)),
+        ("'" * 3, bytes(9)),
+    ],
+)
+def test_npy_headers_that_lie(tmp_path: Path, header: str, content: bytes) -> None:
+    raw = header.encode() + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\1\0" + len(raw).to_bytes(2, "little") + raw + content)
+    assert sentence(lambda: npy.load(tmp_path / "x.npy", "Cannot read it"), tmp_path).startswith("Cannot read it: ")
+
+
+@pytest.mark.parametrize("raw", [zipped(), pickle.dumps([Evil()]), saved(np.array([Evil()], object))])
+def test_npy_names_before_something_else(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "x.npy").write_bytes(raw)
+    sentence(lambda: npy.load(tmp_path / "x.npy", "Cannot read it"), tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.npy")
+    assert "it is no file" in sentence(lambda: npy.load(tmp_path / "x.npy", "Cannot read it"), tmp_path)
+    assert "it is no file" in sentence(lambda: FolderFiles(tmp_path).read("x.npy"), tmp_path)
+
+
+def test_pickles_that_take_all_memory_or_time() -> None:
+    for raw in (
+        b"\x80\x05\x96" + (2**35).to_bytes(8, "little") + b".",  # a bytearray of 32 GB
+        b"\x80\x02}K\x01" + b"2\x86" * 60 + b"K\x01s.",  # a key of 2^60 numbers
+        b"\x80\x02(K\x01" + b"2\x86" * 60 + b"K\x01d.",
+        b"\x80\x04\x8f(K\x01" + b"2\x86" * 60 + b"\x90.",
+    ):
+        assert "to hold only arrays and plain containers" in sentence(lambda raw=raw: load_pickle(raw, "'x'"))
+
+
+def test_archives_that_unpack_to_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mollify_core.datasets.pickles.LARGEST", 8 << 20)
+    (tmp_path / "x.tar.gz").write_bytes(bomb())
+    assert "to be below 8 MiB" in sentence(lambda: _read_tar(tmp_path / "x.tar.gz", ARCHIVE), tmp_path)
+    (tmp_path / "x.zip").write_bytes(in_zip(zipfile.ZIP_LZMA))
+    files = ZipFiles(tmp_path / "x.zip")
+    assert "another method than deflate" in sentence(lambda: files.read("top/meta"), tmp_path)
+    (tmp_path / "y.zip").write_bytes(in_zip(zipfile.ZIP_STORED).replace(b"out", b"\0ut"))  # a member without a name
+    read(lambda: ZipFiles(tmp_path / "y.zip"), tmp_path)
+
+
+def test_an_annotation_or_a_link_that_leaves_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(png(noise(3)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x.png").write_bytes(png(noise(3)))
+    files = FolderFiles(tmp_path / "data")
+    for name in ("../secret", "x.png/../../secret", str(tmp_path / "secret")):
+        assert "to hold" in sentence(lambda name=name: files.read(name), tmp_path / "data")
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret")
+    assert "to hold no links, but 'link.png' is one" in sentence(lambda: FolderFiles(tmp_path / "data"), tmp_path)
+    (tmp_path / "data" / "link.png").unlink()
+    (tmp_path / "data" / "folder").symlink_to(tmp_path)
+    assert "to hold no links, but 'folder' is one" in sentence(lambda: FolderFiles(tmp_path / "data"), tmp_path)
+
+
+@pytest.mark.parametrize("size", ["1000000", "2049", "-3", "1" + "0" * 400])
+def test_image_sizes_that_nothing_holds(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "dog"):
+        build(tmp_path / "p", {name: {f"{i}.png": ("file", "colour") for i in range(4)}})
+    argv = ["prepare", str(tmp_path / "p"), "--image-size", size, "--cache-dir", str(tmp_path / "cache")]
+    assert told(main, argv, tmp_path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "dog"):
+        build(tmp_path / "p", {name: {f"{i}.png": ("file", "colour") for i in range(4)}})
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
+    with pytest.raises(ConfigError, match="Expected images that fit into the 0 GB of this machine"):
+        prepare(str(tmp_path / "p"), image_size=2048, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "new\nline", "q'\"q", "a?b", "a#b", "50%", "c:d", "[red]x"])
+def test_folders_of_any_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / name
+    for label in (name, "dog"):
+        build(place, {label: {f"{i}{name}.png": ("file", ("colour", "large")[i % 2]) for i in range(4)}})
+    argv = ["prepare", str(place), "--image-size", "8", "--cache-dir", str(tmp_path / f"cache{name}")]
+    assert told(main, argv, tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "2: " in shown
+    assert shown.isascii()
+    next(place.rglob("*.png")).write_bytes(b"x")
+    assert told(main, argv, tmp_path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 KINDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, Path], None]]] = {
