@@ -28,7 +28,7 @@ examples:
   python sweeps/search.py --dataset cifar100 --trials 60 --epochs 30
       CIFAR-100 on every GPU of this machine; downloads the official archive once
   python sweeps/search.py --dataset ./photos --image-size 64
-      images of your own: a folder with one folder per class (or train and test folders with these)
+      images of your own: a folder with one folder per class (or train, val and test folders with these)
   python sweeps/search.py --dataset cifar10 --objective corrupted_nll,clean_error
       two objectives: a Pareto front (nothing is pruned then)
   python sweeps/search.py --dataset cifar10 --space space.yaml --storage s3://bucket/sweeps

@@ -21,6 +21,7 @@ from mollify_core.datasets.specs import DatasetSpec, ImageFolder, colour
 from mollify_core.datasets.split import stratified_split
 from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION, OwnFiles, Tree, role
 from mollify_core.errors import ConfigError, DataError
+from mollify_core.foreign import clean
 
 TEST_FRACTION = 0.2
 _FEW = 5_000  # training images, below which a tenth of them would measure too coarsely
@@ -143,8 +144,8 @@ def _splits(tree: Tree) -> dict[str, str]:
             found[TEST] = found.pop(VALIDATION)
         if TEST not in found:
             raise DataError(
-                f"Expected a folder test or val beside {found[TRAIN]} in {where}, with a folder of images per class, "
-                "but there is none"
+                f"Expected a folder test or val beside {_word(found[TRAIN])} in {where}, with a folder of images per "
+                "class, but there is none"
             )
         return found
     inner = {name for name in top if len({role(inside) for inside in classes[name]} - {None}) > 1}
@@ -161,6 +162,10 @@ def _splits(tree: Tree) -> dict[str, str]:
             f"{', '.join(quoted(name) for name in classes[min(inner)][:3])}"
         )
     return {}
+
+
+def _word(folder: str) -> str:
+    return clean(folder, 40, keep="")
 
 
 def _undivided(tree: Tree) -> tuple[list[str], dict[str, Rows]]:
@@ -181,8 +186,8 @@ def _divided(tree: Tree, folders: dict[str, str]) -> tuple[list[str], dict[str, 
             if different:
                 only = folders[TRAIN] if different[0] in names else folders[split]
                 raise DataError(
-                    f"Expected {folders[TRAIN]} and {folders[split]} in {quoted(tree.path)} to hold the same classes, "
-                    f"but {quoted(different[0])} is in {only} only"
+                    f"Expected {_word(folders[TRAIN])} and {_word(folders[split])} in {quoted(tree.path)} to hold the "
+                    f"same classes, but {quoted(different[0])} is in {_word(only)} only"
                 )
             tree.loose(folders[split])
     tree.beside([name for name in tree.folders() if name not in folders.values()])

@@ -65,7 +65,7 @@ def spec(
     from mollify_core.datasets.folder import folder_spec
 
     called = _plain(path.resolve().name if data_dir is None else name)
-    return folder_spec(called, path, image_size, colour_word(background or "white"))
+    return folder_spec(called, path, image_size, colour_word("white" if background is None else background))
 
 
 def _is_folder(path: Path) -> bool:

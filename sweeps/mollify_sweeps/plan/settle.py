@@ -269,7 +269,7 @@ def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
     recipe = Recipe.from_file(options.recipe) if options.recipe else Recipe()
     training = options.training
     size = recipe.data.image_size if training.image_size is None else training.image_size
-    background = training.background or recipe.data.background
+    background = recipe.data.background if training.background is None else training.background
     spec = options.running.data.spec(options.dataset, size, background)
     defaults = dict(_DEFAULTS.get(spec.name, _OTHER))
     default_trials = defaults.pop("trials")

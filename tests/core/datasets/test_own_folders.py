@@ -82,7 +82,7 @@ def test_a_folder_to_validate_on_is_what_validates(tmp_path: Path) -> None:
     data = training_data(recipe, prepared)
     assert data.validation is not None
     want = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "p" / "Val").rglob("*.png"))]
-    got = data.validation.images[0].permute(0, 2, 3, 1).numpy()  # uncorrupted, the order of validation is its own
+    got = data.validation.cells[0].permute(0, 2, 3, 1).numpy()  # uncorrupted, the order of validation is its own
     assert sorted(image.tobytes() for image in got) == sorted(image.tobytes() for image in want)
     assert data.validation.choosing == 4
     fit = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "p" / "train").rglob("*.png"))]
@@ -116,6 +116,7 @@ WRONG = {
     "no train": (["test/a/1.png", "test/b/1.png", "val/a/1.png"], "one of which is train, but got 'test', 'val'"),
     "classes beside test": (["a/1.png", "b/1.png", "Test/a/1.png"], "but got 'Test', 'a', 'b'"),
     "two of one": (["train/a/1.png", "Train/a/1.png", "test/a/1.png"], "one folder of each split .* 'Train' and"),
+    "a steering name": (["train\x1b[3/a/1.png", "train\x1b[3/b/1.png"], r"beside train.x1b\[3 in"),
     "two to validate on": (["train/a/1.png", "val/a/1.png", "dev/a/1.png"], "one folder of each split"),
     "splits inside": (["a/train/1.png", "a/test/1.png", "b/train/1.png"], "above those of classes .* 'a' holds"),
     "classes of val": (
