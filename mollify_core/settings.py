@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from mollify_core.augment.names import SOFT, canonical
+from mollify_core.datasets.specs import IMAGE_SIDES, colour_word
 from mollify_core.errors import ConfigError
 from mollify_core.foreign import shown
 
@@ -63,7 +64,9 @@ class Data:
     Attributes:
         dataset: name in `mollify_core.datasets`, or of a folder of images of one's own.
         image_size: side in pixels to which the images of such a folder are scaled; None for the sets that have one.
-        validation_fraction: share of the official training images held out for validation, in (0, 0.5].
+        background: what shows where images of such a folder are transparent: "white", "grey", "black" or "#rrggbb".
+        validation_fraction: share of the official training images held out for validation, in (0, 0.5]; of no effect
+            for a folder of images with a split of its own for that.
         judging_fraction: share of the validation images that only judge: they choose nothing and stop nothing; in
             [0, 0.9]. With 0 all images choose, and judge too.
         split_seed: seed of the stratified splits into fit and validation, and of validation into choosing and judging.
@@ -81,11 +84,13 @@ class Data:
     train_fraction: float = 1.0
     scaling: str = "normal"
     augment: tuple[str, ...] = ("flip", "crop")
+    background: str = "white"
 
     def __post_init__(self) -> None:
-        side = self.image_size
-        check(side is None or side >= 8, "image_size", "at least 8", side)
-        check(side is None or side <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS}", side)
+        least, most = IMAGE_SIDES
+        fits = self.image_size is None or least <= self.image_size <= most
+        check(fits, "image_size", f"at least {least} and at most {most}", self.image_size)
+        object.__setattr__(self, "background", colour_word(self.background))
         check(0 < self.validation_fraction <= 0.5, "validation_fraction", "in (0, 0.5]", self.validation_fraction)
         check(0 <= self.judging_fraction <= 0.9, "judging_fraction", "in [0, 0.9]", self.judging_fraction)
         check(0 < self.train_fraction <= 1, "train_fraction", "in (0, 1]", self.train_fraction)

@@ -60,7 +60,7 @@ def _run(argv: Sequence[str] | None) -> int:
         torch.set_num_threads(args.threads)
     state = newest(args.checkpoint)
     recipe = Recipe.from_dict(state.meta["recipe"])
-    prepared = data_options(args).prepare(recipe.data.dataset, recipe.data.image_size)
+    prepared = data_options(args).prepare(recipe.data.dataset, recipe.data.image_size, recipe.data.background)
     if prepared.fingerprint != state.meta.get("fingerprint"):
         raise DataError("Expected the data set that the checkpoint was trained on, but got another one")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,7 @@ A share may be cut into parts that the network sees one after the other, for les
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,29 +23,57 @@ from mollify_core.recipe import Recipe
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of an epoch.
+    """The steps of an epoch. What is left for the last of them may join the step before.
 
     Attributes:
         images: in an epoch.
         size: different images of a full step, over all workers.
         workers: that share them.
+        joined: whether the step before the last takes the images of the last, too.
     """
 
     images: int
     size: int
     workers: int
+    joined: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe, images: int, workers: int) -> Steps:
-        """Those in which a recipe takes so many images."""
-        return cls(images, recipe.optim.batch_size // recipe.mollify.repeat, workers)
+    def of(cls, recipe: Recipe, images: int, workers: int, classes: int, image_shape: tuple[int, int, int]) -> Steps:
+        """Those in which a recipe takes so many images.
+
+        What is left for the last joins the step before where it would leave a worker one image that its network cannot
+        learn from: no part of one image under batch norm, the same rule for one worker and for several. Batch norm
+        cannot where maps have shrunk to one pixel: the variance of one value is unknown. Other networks take their
+        steps as they always did.
+
+        Args:
+            recipe: what is trained.
+            images: that it fits.
+            workers: that share a step.
+            classes, image_shape: of the data set.
+
+        Raises:
+            ConfigError: a full step leaves a worker one image that is too few; no other batch has one to spare.
+        """
+        steps = cls(images, recipe.optim.batch_size // recipe.mollify.repeat, workers)
+        if steps.smallest * recipe.mollify.repeat > 1 or _learns_from_one(recipe, classes, image_shape):
+            return steps
+        steps = dataclasses.replace(steps, joined=len(steps) > 1 and images % steps.size > 0)
+        if steps.smallest > 1:
+            return steps
+        who = "a step" if workers == 1 else f"one of {workers} workers"
+        raise ConfigError(
+            f"Expected at least two images for {who}, since {recipe.model.network} normalises over the batch, but "
+            f"{images} images in batches of {recipe.optim.batch_size} leave one: choose another `batch_size`"
+        )
 
     def __len__(self) -> int:
-        return math.ceil(self.images / self.size)
+        return math.ceil(self.images / self.size) - self.joined
 
     def among(self, step: int) -> int:
         """Number of images of a step, over all workers."""
-        return min((step + 1) * self.size, self.images) - step * self.size
+        end = self.images if step == len(self) - 1 else (step + 1) * self.size
+        return end - step * self.size
 
     def share(self, step: int, rank: int) -> range:
         """Where a worker's images of a step stand in the epoch's order: every so-many-th of the step's."""
@@ -62,8 +91,6 @@ def check_steps(
 ) -> None:
     """Checks that every worker gets images of every full step, and no network a single one that it cannot learn from.
 
-    Batch norm cannot where maps have shrunk to one pixel: the variance of one value is unknown.
-
     Args:
         recipe: what is trained.
         images: that it fits.
@@ -80,15 +107,25 @@ def check_steps(
         if size < number * repeat:
             each = f"{number} worker{'s' * (number > 1)}" + (f" times repeat {repeat}" if repeat > 1 else "")
             raise ConfigError(f"Expected `batch_size` to be at least an image for each of {each}, but got {size}")
-    alone = [number for number in workers if Steps.of(recipe, images, number).smallest * repeat == 1]
-    if alone and not _learns_from_one(recipe, classes, image_shape):
-        who = "a step" if alone[0] == 1 else f"one of {alone[0]} workers"
-        raise ConfigError(
-            f"Expected at least two images for {who}, since {recipe.model.network} normalises over the batch, but "
-            f"{images} images in batches of {size} leave one: choose another `batch_size`"
-        )
+        Steps.of(recipe, images, number, classes, image_shape)
 
 
+def joining(
+    recipe: Recipe, images: int, workers: Sequence[int], classes: int, image_shape: tuple[int, int, int]
+) -> str:
+    """What `Steps.of` does about a last step that is too small, in words; empty where nothing; raises as that does."""
+    steps = [Steps.of(recipe, images, number, classes, image_shape) for number in workers]
+    joined = [step for step in steps if step.joined]
+    if not joined:
+        return ""
+    who = "" if joined[0].workers == 1 else f"with {joined[0].workers} workers "
+    return (
+        f"{who}the last {images % joined[0].size} of {images} images join the step before: {recipe.model.network} "
+        "normalises over the batch and cannot learn from one image alone"
+    )
+
+
+@functools.lru_cache(maxsize=64)
 def _learns_from_one(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> bool:
     with torch.device("meta"):
         network = build_network(recipe, classes, image_shape).train()

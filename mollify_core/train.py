@@ -96,7 +96,7 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("Expected a CUDA device for --device cuda, but there is none")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    prepared = data.prepare(recipe.data.dataset, recipe.data.image_size)
+    prepared = data.prepare(recipe.data.dataset, recipe.data.image_size, recipe.data.background)
     expected = provenance.get("fingerprint")
     if expected not in (None, prepared.fingerprint):
         raise DataError(

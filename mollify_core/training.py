@@ -101,6 +101,7 @@ class Training:
         world, device = self.worker.world, self.worker.device
         channels, height, width = data.fit.images.shape[1:]
         check_steps(recipe, len(data.fit), (world,), data.classes, (channels, height, width))
+        self._steps = Steps.of(recipe, len(data.fit), world, data.classes, (channels, height, width))
         with torch.random.fork_rng(devices=[]):
             rng.reseed(torch.default_generator, recipe.seed, "init")
             network = build_network(recipe, data.classes, (channels, height, width))
@@ -137,10 +138,6 @@ class Training:
     def images_per_step(self) -> int:
         """Different images of a full step, over all workers."""
         return self._steps.size
-
-    @property
-    def _steps(self) -> Steps:
-        return Steps.of(self.recipe, len(self.data.fit), self.worker.world)
 
     def run(self, stop: Stop | None = None) -> Iterator[Epoch]:
         """Trains the epochs that are left, one report after each; the caller may stop at any of them."""
@@ -265,7 +262,8 @@ class Training:
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
         scale = worker.world / (in_step * recipe.mollify.repeat)
         self.optimizer.zero_grad(set_to_none=True)
-        most = -(-recipe.optim.batch_size // (worker.world * self.parts.at(self.epoch, step)))
+        of_step = max(recipe.optim.batch_size, in_step * recipe.mollify.repeat)  # more where the last images joined it
+        most = -(-of_step // (worker.world * self.parts.at(self.epoch, step)))
         parts = split(batch, most, rng.generator(*key, "parts"))
         results = []
         for part in parts:

@@ -53,10 +53,16 @@ class TrainingData:
         return values[:, :choosing], values[:, choosing:] if choosing < len(self.validation) else values
 
 
-def split_rows(labels: np.ndarray, recipe: Recipe, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
-    """(fit, validation): sorted row numbers of the official training images that a recipe trains and validates on."""
-    config = recipe.data
-    fit, validation = stratified_split(labels, config.validation_fraction, config.split_seed, fingerprint)
+def split_rows(labels: np.ndarray, recipe: Recipe, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """(fit, validation): sorted row numbers of the training images that a recipe trains and validates on.
+
+    A data set with a split of its own to validate on has it as its last rows; else a share is held out, stratified.
+    """
+    config, fingerprint = recipe.data, prepared.fingerprint
+    if prepared.validation:
+        fit, validation = np.split(np.arange(len(labels)), [len(labels) - prepared.validation])
+    else:
+        fit, validation = stratified_split(labels, config.validation_fraction, config.split_seed, fingerprint)
     subset = stratified_subset(labels[fit], config.train_fraction, config.split_seed, fingerprint)
     return fit[subset], validation
 
@@ -73,7 +79,7 @@ def training_data(
         final: fit the validation images too, for a model to be used; none is held out then.
     """
     images, config = prepared.tensors("train"), recipe.data
-    fit, validation = split_rows(images.labels.numpy(), recipe, prepared.fingerprint)
+    fit, validation = split_rows(images.labels.numpy(), recipe, prepared)
     chosen = images.select(np.union1d(fit, validation) if final else fit)
     held_out, spec = None, prepared.spec
     if not final:

@@ -162,7 +162,7 @@ outputs, held_out = {}, {}
 for model in find(["runs/digits"], print):
     classifier = Classifier.load(model.state, spec.classes, spec.image_shape, spec.mean, spec.std)
     outputs[model.label] = {view: measure(classifier, images)[0] for view, images in views.items()}
-    validation = train.select(split_rows(train.labels.numpy(), model.recipe, prepared.fingerprint)[1])
+    validation = train.select(split_rows(train.labels.numpy(), model.recipe, prepared)[1])
     held_out[model.label] = measure(classifier, validation.images)[0], validation.labels
 
 figure, panels = plt.subplots(2, 2 * len(outputs), figsize=(5.5 * len(outputs), 4), height_ratios=[3, 1], sharex=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mollify_core.datasets.options import add_data_options
+from mollify_core.datasets.options import add_background, add_data_options
 from mollify_core.program import Parser
 from mollify_sweeps.cli import options, program
 
@@ -82,6 +82,7 @@ def parser() -> Parser:
     g.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all workers (default: 128)")
     g.add_argument("--train-fraction", type=float, metavar="F", help="share of the training images, stratified")
     g.add_argument("--image-size", type=int, metavar="N", help="scale the images of a folder to N x N pixels")
+    add_background(g)
     g.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting (repeatable)")
 
     g = p.add_argument_group("what is measured")

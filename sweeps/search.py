@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mollify_core.datasets.options import add_data_options
+from mollify_core.datasets.options import add_background, add_data_options
 from mollify_core.errors import ConfigError
 from mollify_core.program import Parser
 from mollify_sweeps.cli import options, program
@@ -28,7 +28,7 @@ examples:
   python sweeps/search.py --dataset cifar100 --trials 60 --epochs 30
       CIFAR-100 on every GPU of this machine; downloads the official archive once
   python sweeps/search.py --dataset ./photos --image-size 64
-      images of your own: a folder with one folder per class (or train and test folders with these)
+      images of your own: a folder with one folder per class (or train, val and test folders with these)
   python sweeps/search.py --dataset cifar10 --objective corrupted_nll,clean_error
       two objectives: a Pareto front (nothing is pruned then)
   python sweeps/search.py --dataset cifar10 --space space.yaml --storage s3://bucket/sweeps
@@ -58,6 +58,7 @@ def parser() -> Parser:
         "per class",
     )
     g.add_argument("--image-size", type=int, metavar="N", help="scale the images of such a folder to N x N pixels")
+    add_background(g)
     add_data_options(g)
 
     g = p.add_argument_group("what each trial trains")

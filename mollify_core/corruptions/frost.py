@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mollify_core.corruptions import draws
 from mollify_core.corruptions.strengths import LARGEST_CIFAR
-from mollify_core.errors import ConfigError
+from mollify_core.datasets.files import LARGEST, quoted, regular
+from mollify_core.datasets.images import opened
+from mollify_core.errors import ConfigError, DataError
 from mollify_core.foreign import expanded
 
 PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
@@ -57,8 +58,13 @@ def digest(folder: Path) -> str:
     """Sixteen hexadecimal digits of the photographs in `folder`."""
     total = hashlib.sha256()
     for name in PHOTOGRAPHS:
-        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
+        total.update(hashlib.sha256(_content(folder / name)).digest())
     return total.hexdigest()[:16]
+
+
+def _content(photograph: Path) -> bytes:
+    with regular(photograph) as file:
+        return file.read(LARGEST)
 
 
 def frost(images: Tensor, generator: torch.Generator, keep: float, add: float, *, folder: Path) -> Tensor:
@@ -94,10 +100,10 @@ def _textures(folder: Path, channels: int, side: int) -> list[Tensor]:
     textures = []
     for name in PHOTOGRAPHS:
         try:
-            with Image.open(folder / name) as photograph:
+            with opened(_content(folder / name), quoted(folder / name)) as photograph:
                 pixels = np.asarray(photograph.convert("L" if channels == 1 else "RGB"), dtype=np.float64)
-        except OSError as error:
-            raise ConfigError(f"Cannot read the photograph {str(folder / name)!r}: {error}") from None
+        except (OSError, DataError) as error:
+            raise ConfigError(f"Cannot read the photograph {quoted(folder / name)}: {error}") from None
         for axis in (0, 1):
             pixels = _shrink(pixels, axis, scale)
         texture = np.rint(pixels).astype(np.uint8).reshape(*pixels.shape[:2], channels)

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mollify_core.datasets.about import described
 from mollify_core.datasets.load import Prepared
-from mollify_core.datasets.options import DataOptions, add_data_options, data_options
+from mollify_core.datasets.options import DataOptions, add_background, add_data_options, data_options
 from mollify_core.datasets.specs import CORRUPTED, DATASETS
 from mollify_core.errors import ConfigError
+from mollify_core.foreign import clean
 from mollify_core.program import Parser, guarded
 
 if TYPE_CHECKING:
@@ -35,11 +37,12 @@ def _run(argv: Sequence[str] | None) -> int:
         "with one folder of images per class",
     )
     command.add_argument("--image-size", type=int, metavar="N", help="of a folder of images: scale them to N pixels")
+    add_background(command)
     add_data_options(command)
     args = parser.parse_args(argv)
     data = data_options(args)
     if args.name not in _CORRUPTED:
-        print(_dataset(data.prepare(args.name, args.image_size)))
+        print(_dataset(data.prepare(args.name, args.image_size, args.background)))
     elif args.image_size is not None:
         raise ConfigError(f"Expected no image size for {args.name}, but got {args.image_size}")
     else:
@@ -52,7 +55,7 @@ def _dataset(prepared: Prepared) -> str:
     state = "verified" if prepared.official else "your own" if prepared.verified else "unverified"
     lines = {
         "images": f"{manifest['counts']['train']} train, {manifest['counts']['test']} test, {_size(spec.image_shape)}",
-        "classes": spec.classes,
+        **described(prepared),
         "mean": ", ".join(f"{value:.3f}" for value in spec.mean),
         "std": ", ".join(f"{value:.3f}" for value in spec.std),
         "source": manifest["source"],
@@ -88,7 +91,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _summary(title: str, lines: dict[str, object]) -> str:
-    return "\n".join((title, *(f"  {name:12} {value}" for name, value in lines.items())))
+    return "\n".join((title, *(f"  {name:12} {clean(value)}" for name, value in lines.items())))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
+from mollify_core.datasets.files import regular
 from mollify_core.disk import sync
 from mollify_core.errors import ConfigError, MollifyError, StorageError
 from mollify_core.foreign import expanded
 
 FORMAT = 1
+_LONGEST = 1 << 26  # bytes of a manifest, which may name many classes
 
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
@@ -72,8 +74,10 @@ def draft(folder: Path) -> Iterator[Path]:
     """A folder to fill, which moves to `folder` when all of it is on the disk; after an error nothing is left."""
     place = folder.with_name(f".{folder.name}.draft")
     for stale in (place, folder):  # what a killed process left, and a damaged preparation
-        if stale.exists():
+        if stale.is_dir() and not stale.is_symlink():
             shutil.rmtree(stale)
+        else:
+            stale.unlink(missing_ok=True)
     place.mkdir()
     try:
         yield place
@@ -97,13 +101,36 @@ def write_manifest(folder: Path, name: str, manifest: Mapping[str, Any]) -> None
     (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
-def read_manifest(folder: Path, name: str) -> dict[str, Any] | None:
-    """The manifest of what is prepared in `folder`; None when there is nothing, or something damaged."""
+def read_manifest(folder: Path, name: str, files: Collection[str], kinds: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of what is prepared in `folder`; None when there is nothing, or something damaged.
+
+    Args:
+        folder: of the cache.
+        name: of the data set.
+        files: that it must name, beside others that lie there.
+        kinds: key -> what its value must be, see `_is`.
+    """
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        whole = (manifest["format"], manifest["name"]) == (FORMAT, name) and all(
-            (folder / file).stat().st_size == entry["bytes"] for file, entry in manifest["files"].items()
+        with regular(folder / "manifest.json") as file:
+            manifest = json.loads(file.read(_LONGEST))
+        sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+        whole = (
+            (manifest["format"], manifest["name"]) == (FORMAT, name)
+            and sizes.keys() >= set(files)
+            and all(_is(manifest.get(key), kind) for key, kind in kinds.items())
+            and all(PurePath(name).name == name and (folder / name).lstat().st_size == sizes[name] for name in sizes)
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest if whole else None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of a manifest is of a kind: a type; [kind], a list of it; or {str: kind}, a mapping to it."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_is(item, kind[str]) for item in value.values())
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value <= 1
+    return type(value) is kind and (kind is not int or value >= 0)

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from mollify_core.corruptions.benchmark import BENCHMARK, CORRUPTIONS, SEVERITIES
+from mollify_core.datasets import npy
 from mollify_core.datasets.download import Progress, progress_bar
-from mollify_core.datasets.files import Files, TarFiles
+from mollify_core.datasets.files import Files, TarFiles, quoted
 from mollify_core.datasets.images import decode, exact, is_image, reporting
 from mollify_core.datasets.specs import CorruptedSpec
 from mollify_core.errors import DataError
@@ -146,17 +147,8 @@ def load(path: Path, where: str | None = None) -> np.ndarray:
     Raises:
         DataError: it cannot be read so; `where` says where it came from, if not from its folder.
     """
-    what = f"{path.name} in {(where or str(path.parent))!r}"
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(
-            f"Expected {what} to be a whole .npy file of numbers, but reading it failed: {reason}"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"Expected {what} to be an .npy file, but got a .npz archive")
-    return array
+    what = f"{path.name} in {quoted(where or path.parent)}"
+    return npy.load(path, f"Expected {what} to be a whole .npy file of numbers, but reading it failed")
 
 
 def read(folder: Path, n: int, name: str, severity: int) -> Tensor:

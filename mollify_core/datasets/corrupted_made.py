@@ -25,10 +25,12 @@ from torch import Tensor
 from mollify_core.corruptions import frost, suite
 from mollify_core.corruptions.benchmark import CORRUPTIONS, SEVERITIES, CorruptedSet
 from mollify_core.corruptions.draws import CHUNK
+from mollify_core.datasets import npy
 from mollify_core.datasets.cache import locked, storage
+from mollify_core.datasets.files import quoted
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.threads import single_threads
-from mollify_core.errors import ConfigError, DataError, StorageError, first_line
+from mollify_core.errors import ConfigError, DataError, StorageError
 from mollify_core.foreign import expanded
 
 FORMAT = 1
@@ -196,7 +198,10 @@ def _write(path: Path, contents: Iterable[bytes | memoryview]) -> dict[str, Any]
 
 def _read(folder: Path, name: str, severity: int) -> Tensor:
     path = folder / f"{name}.npy"
-    try:
-        return torch.from_numpy(np.load(path, mmap_mode="c")[severity - 1])
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"Cannot read {str(path)!r}; delete it to have it made again: {first_line(error)}") from None
+    array = npy.load(path, f"Cannot read {quoted(path)}; delete it to have it made again")
+    if array.dtype != np.uint8 or array.ndim != 5 or len(array) != len(SEVERITIES):
+        raise DataError(
+            f"Expected {quoted(path)} to hold uint8 images at {len(SEVERITIES)} severities, but got {array.dtype} of "
+            f"shape {array.shape}; delete it to have it made again"
+        )
+    return torch.from_numpy(array[severity - 1])

@@ -24,13 +24,20 @@ from mollify_core.datasets import cache as disk
 from mollify_core.datasets import corrupted_arrays
 from mollify_core.datasets.download import Progress, file_md5, progress_bar
 from mollify_core.datasets.download import download as fetch
-from mollify_core.datasets.files import Files, FolderFiles, TarFiles
+from mollify_core.datasets.files import Files, FolderFiles, TarFiles, unlinked
 from mollify_core.datasets.specs import CORRUPTED, CorruptedSpec
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError, nearest
 from mollify_core.foreign import expanded
 
 OFFICIAL = tuple(CORRUPTED)
 """The data sets of which there are published corruptions."""
+_MANIFEST: dict[str, Any] = {
+    **dict.fromkeys(("source", "fingerprint"), str),
+    "verified": bool,
+    "source_md5": {str: str},
+    "types": [str],
+    "n": int,
+}
 
 
 @dataclass(frozen=True)
@@ -219,9 +226,14 @@ def _lay(
     return ready
 
 
-def _ready(place: Path, spec: CorruptedSpec) -> PreparedCorrupted | None:
-    manifest = disk.read_manifest(place, spec.name)
-    return None if manifest is None else PreparedCorrupted(Path(manifest.get("folder", place)), manifest)
+def _ready(place: Path, spec: CorruptedSpec, folder: Path | None = None) -> PreparedCorrupted | None:
+    """What is prepared in `place`, or known of files that stay in `folder`; None when there is nothing, or damage."""
+    manifest = disk.read_manifest(place, spec.name, (), _MANIFEST)
+    if manifest is None or not manifest["n"] or not set(manifest["types"]) <= set(CORRUPTIONS):
+        return None
+    if manifest.get("folder") != (None if folder is None else str(folder)):
+        return None
+    return PreparedCorrupted(folder or place, manifest)
 
 
 def _in_place(spec: CorruptedSpec, folder: Path, cache: Path, allow_unverified: bool) -> PreparedCorrupted:
@@ -235,10 +247,11 @@ def _in_place(spec: CorruptedSpec, folder: Path, cache: Path, allow_unverified: 
             expected = f"{spec.archive.filename}, whose md5 can be checked, but got .npy files in {str(folder)!r}"
         raise ChecksumError(f"Expected {expected}; --allow-unverified takes it anyway")
 
-    used = [folder / f"{name}.npy" for name in ("labels", *CORRUPTIONS) if (folder / f"{name}.npy").is_file()]
+    names = ("labels", *CORRUPTIONS)
+    used = [unlinked(folder / f"{name}.npy") for name in names if (folder / f"{name}.npy").is_file()]
     state = {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns} ns" for path in used}
     place = cache / disk.key(spec.name, state)
-    ready = _ready(place, spec)
+    ready = _ready(place, spec, folder)
     if ready is not None:
         for name, md5 in ready.manifest["source_md5"].items():
             check(name, md5)

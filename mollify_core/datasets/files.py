@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tarfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mollify_core.datasets.threads import in_threads
 from mollify_core.errors import DataError
+from mollify_core.foreign import clean, shown
 
 LARGEST = 1 << 28  # bytes of one file; a photograph is far below it
+
+
+def quoted(path: object) -> str:
+    """A path or name of somebody else's as an error's sentence quotes it."""
+    return shown(str(path), 220)
+
+
+def _reason(error: Exception) -> str:
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return clean(said, 160) or type(error).__name__
 
 
 class Files(ABC):
@@ -38,10 +50,11 @@ class Files(ABC):
         try:
             return self._read(name)
         except KeyError:
-            raise DataError(f"Expected {str(self.path)!r} to hold {name!r}, but it does not") from None
-        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise DataError(f"Cannot read {name!r} in {str(self.path)!r}: {reason}") from None
+            raise DataError(f"Expected {quoted(self.path)} to hold {quoted(name)}, but it does not") from None
+        except DataError:
+            raise
+        except Exception as error:  # an archive that lies can have nearly anything raised
+            raise DataError(f"Cannot read {quoted(name)} in {quoted(self.path)}: {_reason(error)}") from None
 
     def text(self, name: str) -> str:
         """The content of one text file; raises as `read` does."""
@@ -51,7 +64,7 @@ class Files(ABC):
         """One md5 of the names, sizes and contents of these files; raises as `read` does."""
         digest = hashlib.md5(usedforsecurity=False)
         for part in in_threads(self._describe, names):
-            digest.update(part.encode())
+            digest.update(os.fsencode(part))
         return digest.hexdigest()
 
     def _describe(self, names: Sequence[str]) -> str:
@@ -64,35 +77,93 @@ class Files(ABC):
     def _refuse_escapes(self) -> None:
         for name in self.names:
             if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                raise DataError(f"Expected {str(self.path)!r} to hold only files below itself, but got {name!r}")
+                raise DataError(f"Expected {quoted(self.path)} to hold only files below itself, but got {quoted(name)}")
 
     def _check_size(self, name: str, size: int) -> None:
         if size > LARGEST:
             limit = f"{LARGEST >> 20} MiB"
-            raise DataError(f"Expected {name!r} in {str(self.path)!r} to be below {limit}, but got {size} bytes")
+            raise DataError(f"Expected {quoted(name)} in {quoted(self.path)} to be below {limit}, but got {size} bytes")
 
     @abstractmethod
     def _read(self, name: str) -> bytes: ...
 
 
 class FolderFiles(Files):
-    """The files in a folder and its subfolders, hidden ones left out."""
+    """The files in a folder and its subfolders, hidden ones left out; what is not listed is not read.
+
+    Args:
+        path: the folder, which may be a link itself; those below it are refused, as an archive has none.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.names = path, []
-        for folder, folders, files in os.walk(path, onerror=self._fail):
-            folders[:] = [f for f in folders if not f.startswith(".")]
-            start = Path(folder).relative_to(path)
-            self.names += [(start / f).as_posix() for f in files if not f.startswith(".")]
-        self.names.sort()
+        self.path = path
+        self.names = sorted(self._below(path, ""))
+        self._known = frozenset(self.names)
 
-    def _fail(self, error: OSError) -> None:
-        raise DataError(f"Cannot read {error.filename!r}: {error.strerror}") from None
+    def _below(self, folder: Path, prefix: str) -> Iterator[str]:
+        open_folders = [(folder, prefix)]
+        while open_folders:
+            folder, prefix = open_folders.pop()
+            for entry in entries(folder):
+                name = prefix + entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink():
+                    raise DataError(f"Expected {quoted(self.path)} to hold no links, but {quoted(name)} is one")
+                if entry.is_dir():
+                    open_folders.append((folder / entry.name, f"{name}/"))
+                else:
+                    yield name
 
     def _read(self, name: str) -> bytes:
-        with open(self.path / name, "rb") as file:
+        if name not in self._known:
+            raise KeyError(name)
+        return self._content(self.path / name, name)
+
+    def _content(self, place: Path, name: str) -> bytes:
+        with regular(place) as file:
             self._check_size(name, os.fstat(file.fileno()).st_size)
-            return file.read()
+            return file.read(LARGEST + 1)
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"Cannot read {quoted(folder)}: {error.strerror}") from None
+
+
+def regular(path: Path) -> BufferedReader:
+    """A file opened to be read; what is none, a pipe or a device, is not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("it is no file")
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def unlinked(path: Path) -> Path:
+    """A file that somebody else may have made, which is no link: they may lead anywhere.
+
+    Raises:
+        DataError: it is one.
+    """
+    if path.is_symlink():
+        raise DataError(f"Expected a file rather than a link, but got {quoted(path)}")
+    return path
 
 
 class ZipFiles(Files):
@@ -102,15 +173,18 @@ class ZipFiles(Files):
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            self.names = sorted(n for n in self._zip.namelist() if n and not n.endswith("/"))
+        except Exception as error:  # a directory that lies can have nearly anything raised
             raise DataError(
-                f"Expected {str(path)!r} to be a whole zip archive, but reading it failed: {error}"
+                f"Expected {quoted(path)} to be a whole zip archive, but reading it failed: {_reason(error)}"
             ) from None
-        self.names = sorted(info.filename for info in self._zip.infolist() if not info.is_dir())
         self._refuse_escapes()
 
     def _read(self, name: str) -> bytes:
-        self._check_size(name, self._zip.getinfo(name).file_size)  # no more than this is ever unpacked
+        info = self._zip.getinfo(name)
+        self._check_size(name, info.file_size)  # no more than this is ever unpacked by these two
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError("it is compressed by another method than deflate")
         return self._zip.read(name)
 
 
@@ -123,16 +197,19 @@ class TarFiles(Files):
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         try:
-            self._file = open(path, "rb")  # noqa: SIM115
+            self._file = regular(path)
+            length = os.fstat(self._file.fileno()).st_size
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # a million of them would fill the memory
+                    if member.size < 0 or not 0 <= member.offset_data <= length:  # it would be read for ever
+                        raise tarfile.ReadError("a file's size is none")
                     if member.isreg() and not member.issparse():
                         self._places[member.name] = (member.offset_data, member.size)
-        except (OSError, tarfile.TarError, EOFError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a header that lies can have nearly anything raised
             raise DataError(
-                f"Expected {str(path)!r} to be a whole uncompressed tar archive, but reading it failed: {reason}"
+                f"Expected {quoted(path)} to be a whole uncompressed tar archive, but reading it failed: "
+                f"{_reason(error)}"
             ) from None
         self.names = sorted(self._places)
         self._refuse_escapes()
@@ -170,7 +247,7 @@ class TarFiles(Files):
         try:
             content = os.pread(self._file.fileno(), size, start)
         except OSError as error:
-            raise DataError(f"Cannot read {name!r} in {str(self.path)!r}: {error.strerror}") from None
+            raise DataError(f"Cannot read {quoted(name)} in {quoted(self.path)}: {error.strerror}") from None
         if len(content) < size:
-            raise DataError(f"Expected {str(self.path)!r} to be whole, but it ends inside {name!r}")
+            raise DataError(f"Expected {quoted(self.path)} to be whole, but it ends inside {quoted(name)}")
         return content

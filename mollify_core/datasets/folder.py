@@ -1,130 +1,227 @@
-"""A folder of one's own as a data set: one folder of images per class, in train and test folders or undivided."""
+"""A folder of one's own as a data set: one folder of images per class, in folders of splits or undivided.
+
+Splits are known by the usual names in any case, as `tree.role` knows them. Of train, validation and test, validation is
+what validates; beside train alone, it is the test split, and validation is held out of train as in every data set.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mollify_core.datasets.download import Progress
-from mollify_core.datasets.files import FolderFiles
-from mollify_core.datasets.images import decode, is_image, reporting, scaled
+from mollify_core.datasets.files import Files, quoted
+from mollify_core.datasets.images import decode, reporting, scaled
 from mollify_core.datasets.source import Arrays, Source
-from mollify_core.datasets.specs import DatasetSpec, ImageFolder
+from mollify_core.datasets.specs import DatasetSpec, ImageFolder, colour
 from mollify_core.datasets.split import stratified_split
-from mollify_core.errors import DataError
+from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION, OwnFiles, Tree, role
+from mollify_core.errors import ConfigError, DataError
+from mollify_core.foreign import clean
 
 TEST_FRACTION = 0.2
-_TEST_FOLDERS = ("test", "val")  # the first of them that is there
 _FEW = 5_000  # training images, below which a tenth of them would measure too coarsely
+Rows = list[tuple[str, int]]
+"""Files and their labels."""
 
 
-def folder_spec(name: str, path: Path, side: int) -> DatasetSpec:
+@dataclass(frozen=True)
+class Listed:
+    """What is in a folder.
+
+    Attributes:
+        files: the images.
+        names: of the classes.
+        rows: split -> its images; "validation" only where a folder holds them.
+        folders: split -> the folder that it is; empty where the folder is undivided.
+        left_out: reason -> how many files and folders are not taken.
+    """
+
+    files: Files
+    names: list[str]
+    rows: dict[str, Rows]
+    folders: dict[str, str]
+    left_out: dict[str, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Listed:
+        """Lists a folder; nothing is decoded.
+
+        Raises:
+            DataError: its folders are no classes, or no splits of the same classes, or its links have loops.
+        """
+        tree = Tree(path)
+        folders = _splits(tree)
+        if folders:
+            names, rows = _divided(tree, folders)
+        else:
+            names, rows = _undivided(tree)
+        tree.loose()
+        counts = np.bincount([label for _, label in rows[TRAIN]], minlength=len(names))
+        least = 1 if VALIDATION in rows else 2  # one to fit and one to validate
+        if counts.min() < least:
+            few = names[int(counts.argmin())]
+            raise DataError(
+                f"Expected at least two training images of each class, but class {quoted(few)} in {quoted(path)} has "
+                f"{counts.min()} (a fifth of an undivided class is for testing)"
+            )
+        files = OwnFiles(path, [name for part in rows.values() for name, _ in part])
+        return cls(files, names, rows, folders, dict(tree.left_out))
+
+
+def folder_spec(name: str, path: Path, side: int, background: str) -> DatasetSpec:
     """The data set in the folder `path`, its images scaled to `side` pixels; nothing is decoded yet.
 
-    Classes are the names of the folders, sorted. Where there are folders train and test (or val), they are the
-    splits; else a fifth of each class is for testing, the same in every run.
+    Classes are the names of the folders, sorted. Where there are folders of splits, these are the splits; else a fifth
+    of each class is for testing, the same in every run. What is transparent shows the background.
 
     Raises:
-        DataError: there are fewer than two classes, or a class has too few images.
+        ConfigError: the images do not fit into this machine's memory.
+        DataError: see `Listed.of`; there are fewer than two classes, or a class has too few images.
     """
-    files, listed = _listed(path)
-    names, train, _ = listed
+    listed = Listed.of(path)
+    need = 3 * side**2 * sum(len(part) for part in listed.rows.values())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > memory:
+        raise ConfigError(
+            f"Expected images that fit into the {memory / 1e9:.0f} GB of this machine, but those of {quoted(path)} at "
+            f"{side} pixels take {need / 1e9:.0f} GB"
+        )
     return DatasetSpec(
         name=name,
-        classes=len(names),
+        classes=len(listed.names),
         image_shape=(3, side, side),
         mean=(),
         std=(),
         augment=("flip", "crop"),
-        validation_fraction=0.2 if len(train) < _FEW else 0.1,
+        validation_fraction=0.2 if len(listed.rows[TRAIN]) < _FEW else 0.1,
         checksums={},
-        source=ImageFolder(path, (files, listed)),
+        source=ImageFolder(path, background, listed),
     )
 
 
 def source(dataset: DatasetSpec, folder: ImageFolder) -> Source:
     """The images in a folder."""
-    files, listed = folder.listed or _listed(folder.path)
-    side = dataset.image_shape[-1]
-    checksum = files.checksum([name for name, _ in (*listed[1], *listed[2])])
+    listed: Listed = folder.listed or Listed.of(folder.path)
+    side, background = dataset.image_shape[-1], colour(folder.background)
+    parts = {split: listed.rows[split] for split in (TRAIN, VALIDATION, TEST) if split in listed.rows}
+    checksums = {
+        f"all at {side} pixels on {background}": listed.files.checksum([n for part in parts.values() for n, _ in part])
+    }
+    if VALIDATION in parts:  # what is prepared has a meaning beside its files
+        checksums[f"of these to validate: {len(parts[VALIDATION])}"] = ""
     return Source(
         str(folder.path.resolve()),
-        {f"all at {side} pixels": checksum},
-        partial(_parse, dataset.name, files, side, listed),
+        checksums,
+        partial(_parse, dataset.name, listed, side, background),
+        validation=len(parts.get(VALIDATION, ())),
     )
 
 
-_Listed = tuple[list[str], list[tuple[str, int]], list[tuple[str, int]]]
+def _splits(tree: Tree) -> dict[str, str]:
+    """Split -> the folder that is it; nothing where the folder is undivided.
 
-
-def _listed(path: Path) -> tuple[FolderFiles, _Listed]:
-    files = FolderFiles(path)
-    return files, _rows(files)
-
-
-def _rows(files: FolderFiles) -> _Listed:
-    """Class names; files and labels of train; of test."""
-    where = str(files.path)
-    divided = {name.split("/")[0] for name in files.names if name.count("/") > 1}
-    tests = [folder for folder in _TEST_FOLDERS if folder in divided]
-    if "train" not in divided:  # or it is a class of railway trains
-        names, rows = _classes(files, "")
-        labels = np.array([label for _, label in rows])
-        train, test = ([rows[i] for i in part] for part in stratified_split(labels, TEST_FRACTION, 0, "folder"))
-    elif tests:
-        names, train = _classes(files, "train/")
-        others, test = _classes(files, f"{tests[0]}/")
-        different = sorted(set(names) ^ set(others))
-        if different:
+    Raises:
+        DataError: the names of its folders say splits, and are none that go together.
+    """
+    where, top = quoted(tree.path), tree.folders()
+    classes = {name: tree.folders(name) for name in top}
+    named: dict[str, list[str]] = {}
+    for name in top:
+        if (split := role(name)) is not None and classes[name]:  # a class may be one of railway trains
+            named.setdefault(split, []).append(name)
+    if TRAIN in named:
+        for several in named.values():
+            if len(several) > 1:
+                two = f"{quoted(several[0])} and {quoted(several[1])}"
+                raise DataError(f"Expected one folder of each split in {where}, but got {two}")
+        found = {split: folders[0] for split, folders in named.items()}
+        if TEST not in found and VALIDATION in found:
+            found[TEST] = found.pop(VALIDATION)
+        if TEST not in found:
             raise DataError(
-                f"Expected train and {tests[0]} in {where!r} to hold the same classes, but {different[0]!r} is in "
-                f"{'train' if different[0] in names else tests[0]} only"
+                f"Expected a folder test or val beside {_word(found[TRAIN])} in {where}, with a folder of images per "
+                "class, but there is none"
             )
-    else:
-        raise DataError(f"Expected a folder test or val beside train in {where!r}, but there is none")
-    counts = np.bincount([label for _, label in train], minlength=len(names))
-    if counts.min() < 2:  # one to fit and one to validate
-        few = names[int(counts.argmin())]
+        return found
+    inner = {name for name in top if len({role(inside) for inside in classes[name]} - {None}) > 1}
+    said = {role(name) for name in top} - {None}
+    overlap = any(set(classes[name]) & set(top) for folders in named.values() for name in folders)
+    if top and (len(said) > 1 or all(map(role, top)) or overlap):
         raise DataError(
-            f"Expected at least two training images of each class, but class {few!r} in {where!r} has {counts.min()} "
-            "(a fifth of an undivided class is for testing)"
+            f"Expected folders of classes in {where}, or splits that hold them, one of which is train, but got "
+            f"{', '.join(quoted(name) for name in top[:4])}{' …' if len(top) > 4 else ''}"
         )
-    return names, train, test
+    if inner:
+        raise DataError(
+            f"Expected folders of splits above those of classes in {where}, but {quoted(min(inner))} holds "
+            f"{', '.join(quoted(name) for name in classes[min(inner)][:3])}"
+        )
+    return {}
 
 
-def _classes(files: FolderFiles, top: str) -> tuple[list[str], list[tuple[str, int]]]:
+def _word(folder: str) -> str:
+    return clean(folder, 40, keep="")
+
+
+def _undivided(tree: Tree) -> tuple[list[str], dict[str, Rows]]:
+    names, rows = _classes(tree, "", "the folder")
+    labels = np.array([label for _, label in rows])
+    train, test = ([rows[i] for i in part] for part in stratified_split(labels, TEST_FRACTION, 0, "folder"))
+    return names, {TRAIN: train, TEST: test}
+
+
+def _divided(tree: Tree, folders: dict[str, str]) -> tuple[list[str], dict[str, Rows]]:
+    names: list[str] = []
+    rows: dict[str, Rows] = {}
+    for split in (TRAIN, VALIDATION, TEST):
+        if split in folders:
+            found, rows[split] = _classes(tree, folders[split], split)
+            names = names or found
+            different = sorted(set(names) ^ set(found))
+            if different:
+                only = folders[TRAIN] if different[0] in names else folders[split]
+                raise DataError(
+                    f"Expected {_word(folders[TRAIN])} and {_word(folders[split])} in {quoted(tree.path)} to hold the "
+                    f"same classes, but {quoted(different[0])} is in {_word(only)} only"
+                )
+            tree.loose(folders[split])
+    tree.beside([name for name in tree.folders() if name not in folders.values()])
+    return names, rows
+
+
+def _classes(tree: Tree, top: str, split: str) -> tuple[list[str], Rows]:
     """Class names, and the images below the folder `top`, class by class, with their labels."""
-    where = str(files.path / top)
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in files.names:
-        folder, inside, _ = name.removeprefix(top).partition("/")
-        if name.startswith(top) and inside and is_image(name):
-            found[folder].append(name)
-    folders = [p.name for p in Path(where).iterdir() if p.is_dir() and not p.name.startswith(".")]
-    names = sorted(folders)
+    where = quoted(tree.path / top)
+    names = tree.folders(top)
     if len(names) < 2:
-        raise DataError(f"Expected {where!r} to hold two or more folders, one for each class, but got {len(names)}")
-    for name in names:
-        if not found[name]:
-            raise DataError(f"Expected images in every class folder, but {name!r} in {where!r} has none")
-    return names, [(file, label) for label, name in enumerate(names) for file in found[name]]
+        raise DataError(f"Expected {where} to hold two or more folders, one for each class, but got {len(names)}")
+    rows: Rows = []
+    for label, name in enumerate(names):
+        found = tree.images(f"{top}/{name}" if top else name, f"{split}: {name}")
+        if not found:
+            raise DataError(f"Expected images in every class folder, but {quoted(name)} in {where} has none")
+        rows += [(file, label) for file in found]
+    return names, rows
 
 
 def _parse(
-    name: str, files: FolderFiles, side: int, listed: _Listed, progress: Progress | None
+    name: str, listed: Listed, side: int, background: str, progress: Progress | None
 ) -> tuple[Arrays, list[str]]:
-    names, train, test = listed
+    rows = listed.rows
     arrays: Arrays = {}
-    for split, rows in (("train", train), ("test", test)):
+    for split, part in ((TRAIN, rows[TRAIN] + rows.get(VALIDATION, [])), (TEST, rows[TEST])):
         with reporting(progress, f"{name}: {split}") as callback:
-            images = decode(partial(_load, files, rows, side), len(rows), (3, side, side), callback)
-        arrays[split] = images, np.array([label for _, label in rows], np.int64)
-    return arrays, names
+            load = partial(_load, listed.files, part, side, background)
+            images = decode(load, len(part), (3, side, side), callback)
+        arrays[split] = images, np.array([label for _, label in part], np.int64)
+    return arrays, listed.names
 
 
-def _load(files: FolderFiles, rows: list[tuple[str, int]], side: int, row: int) -> np.ndarray:
+def _load(files: Files, rows: Rows, side: int, background: str, row: int) -> np.ndarray:
     name = rows[row][0]
-    return scaled(files.read(name), repr(str(files.path / name)), side)
+    return scaled(files.read(name), quoted(files.path / name), side, background)

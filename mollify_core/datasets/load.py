@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mollify_core.datasets.files import quoted, regular
 from mollify_core.datasets.specs import DatasetSpec
 from mollify_core.errors import ConfigError, DataError, nearest
+from mollify_core.foreign import clean
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
     import torch
 
 SPLITS = ("train", "test")
+VALIDATION = "validation"
+"""Of a manifest's counts: how many of the training images, the last ones, are those to validate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,8 @@ class Prepared:
     Attributes:
         spec: what it is.
         folder: holds train.parquet, test.parquet and manifest.json.
-        manifest: name, counts, class names, shape, scaling, where it came from, checksums.
+        manifest: name, counts, class names, shape, scaling, where it came from, checksums. The images that validate, of
+            a set that has a split for that, are the last of the training images and counted as "validation" too.
     """
 
     spec: DatasetSpec
@@ -77,6 +85,11 @@ class Prepared:
         """Sixteen hexadecimal digits of the images and labels, equal wherever these are equal."""
         return self.manifest["fingerprint"]
 
+    @property
+    def validation(self) -> int:
+        """How many of the training images, the last ones, are those to validate; 0 where some are to be held out."""
+        return self.manifest["counts"].get(VALIDATION, 0)
+
     def table(self, split: str) -> pa.Table:
         """One split as a table.
 
@@ -93,9 +106,11 @@ class Prepared:
             DataError: the file is damaged or gone.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        table = self._read(split, lambda path: pq.read_table(path, page_checksum_verification=True))
+        def read(file: pq.ParquetFile) -> pa.Table:  # a chunk for each group: all in one would be copied on the way
+            return pa.concat_tables([file.read_row_group(group) for group in range(file.num_row_groups)])
+
+        table = self._read(split, read)
         kind = pa.fixed_shape_tensor(pa.uint8(), self.spec.image_shape)
         size = kind.storage_type.list_size
         chunks = []
@@ -108,9 +123,7 @@ class Prepared:
 
     def labels(self, split: str) -> np.ndarray:
         """(n,) int64 classes of one split, without its images; raises as `table` does."""
-        import pyarrow.parquet as pq
-
-        return self._read(split, lambda path: pq.read_table(path, columns=["label"]))["label"].to_numpy()
+        return self._read(split, lambda file: file.read(columns=["label", "index"]))["label"].to_numpy()
 
     def tensors(self, split: str) -> ImageSet:
         """One split in memory of its own, writable; raises as `table` does."""
@@ -127,32 +140,67 @@ class Prepared:
     def select(self, split: str, rows: np.ndarray) -> ImageSet:
         """The rows `rows`, (m,) integers, in that order; nothing is read but the groups of rows that hold them."""
         import numpy as np
-        import pyarrow.parquet as pq
         import torch
 
-        def read(path: Path) -> pa.Table:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-                ends = np.cumsum(sizes)
-                groups = np.unique(np.searchsorted(ends, rows, side="right"))
-                held = np.concatenate([np.arange(ends[group] - sizes[group], ends[group]) for group in groups])
-                return file.read_row_groups(groups.tolist()).take(np.searchsorted(held, rows))
+        def read(file: pq.ParquetFile) -> pa.Table:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            ends = np.cumsum(sizes)
+            groups = np.unique(np.searchsorted(ends, rows, side="right"))
+            held = np.concatenate([np.arange(ends[group] - sizes[group], ends[group]) for group in groups])
+            return file.read_row_groups(groups.tolist()).take(np.searchsorted(held, rows))
 
         table = self._read(split, read)
         pixels = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8)
         images = torch.from_numpy(pixels.reshape(-1, *self.spec.image_shape).copy())
         return ImageSet(images, torch.from_numpy(table["label"].to_numpy().copy()))
 
-    def _read(self, split: str, read: Callable[[Path], pa.Table]) -> pa.Table:
-        import pyarrow as pa
+    def _read(self, split: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
+        """What is read of a split's file, which is what the manifest says of it."""
+        import numpy as np
+        import pyarrow.parquet as pq
 
         if split not in SPLITS:
             raise ConfigError(f"Unknown split {split!r}{nearest(split, SPLITS)}")
         path = self.folder / f"{split}.parquet"
         try:
-            return read(path)
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
+            with regular(path) as held, pq.ParquetFile(held, page_checksum_verification=True) as file:
+                self._check_form(file, self.manifest["counts"][split], os.fstat(held.fileno()).st_size)
+                table = read(file)
+                whole = len(table) == self.manifest["counts"][split]
+            if whole and not np.array_equal(table["index"].to_numpy(), np.arange(len(table))):
+                raise ValueError("its columns are mixed up")
+            labels = table["label"].to_numpy()
+            if any(column.null_count for column in table.columns):
+                raise ValueError("values are missing")
+            if len(table) and not 0 <= labels.min() <= labels.max() < self.spec.classes:
+                raise ValueError(f"labels are not in [0, {self.spec.classes})")
+            return table
+        except Exception as error:  # a damaged file can have nearly anything raised
+            reason = clean(" ".join(str(error).split()), 160) or type(error).__name__
             raise DataError(
-                f"Cannot read {str(path)!r}; delete its folder to have it prepared again: {reason}"
+                f"Cannot read {quoted(path)}; delete its folder to have it prepared again: {reason}"
             ) from None
+
+    def _check_form(self, file: pq.ParquetFile, rows: int, size: int) -> None:
+        """Raises a ValueError unless a file is of the form in which it was written; then nothing is larger than it is.
+
+        Args:
+            file: of images.
+            rows: their number.
+            size: of the file, in bytes.
+        """
+        import pyarrow as pa
+
+        each = math.prod(self.spec.image_shape)
+        fields = [("image", pa.binary(each)), ("label", pa.int64()), ("index", pa.int64())]
+        if not file.schema_arrow.equals(pa.schema(fields)):
+            raise ValueError("its columns are others")
+        if file.metadata.num_rows != rows or rows * each > size:
+            raise ValueError(f"it has {size} bytes and {file.metadata.num_rows} images, not {rows} of {each} bytes")
+        for group in range(file.num_row_groups):
+            known = file.metadata.row_group(group)
+            columns = [known.column(column) for column in range(known.num_columns)]
+            if any(column.compression != "UNCOMPRESSED" or column.has_dictionary_page for column in columns):
+                raise ValueError("it is written in another way")
+            if known.num_rows * each > size or any(column.num_values != known.num_rows for column in columns):
+                raise ValueError("its groups of rows are none")

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mollify_core.datasets.specs import DATASETS, DatasetSpec
+from mollify_core.datasets.files import quoted
+from mollify_core.datasets.specs import DATASETS, IMAGE_SIDES, DatasetSpec, colour_word
 from mollify_core.errors import ConfigError, nearest
-from mollify_core.foreign import expanded
+from mollify_core.foreign import expanded, shown
 
 
-def spec(name: str | Path, *, data_dir: str | Path | None = None, image_size: int | None = None) -> DatasetSpec:
+def spec(
+    name: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    background: str | None = None,
+) -> DatasetSpec:
     """The data set called `name`.
 
     Args:
@@ -18,9 +25,11 @@ def spec(name: str | Path, *, data_dir: str | Path | None = None, image_size: in
             one in `data_dir`.
         data_dir: where the files are.
         image_size: side in pixels to which the images of a folder are scaled; None for the known sets.
+        background: what shows where images of a folder are transparent, see `specs.colour`; None is white.
 
     Raises:
-        ConfigError: there is no such data set, and the nearest known one is named; or `image_size` does not fit it.
+        ConfigError: there is no such data set, and the nearest known one is named; or `image_size` or `background`
+            does not fit it.
         DataError: the folder holds no data set.
     """
     name = str(name)
@@ -30,26 +39,40 @@ def spec(name: str | Path, *, data_dir: str | Path | None = None, image_size: in
             raise ConfigError(
                 f"Expected no image size for {name}, whose images are {wide}x{high}, but got {image_size}"
             )
+        if background is not None and colour_word(background) != "white":
+            raise ConfigError(f"Expected no background for {name}, whose images hide nothing, but got {background!r}")
         return DATASETS[name]
     path = expanded(name if data_dir is None else data_dir)
-    unknown = f"Unknown data set {name!r}{nearest(name, DATASETS)}"
-    if data_dir is None and not path.is_dir():
+    said = quoted(name)
+    unknown = f"Unknown data set {said}{nearest(name, DATASETS)}"
+    if data_dir is None and not _is_folder(path):
         if image_size is not None:
             raise ConfigError(
-                f"Expected {name!r} to be a folder of images, or --data-dir to name that folder, but found none"
+                f"Expected {said} to be a folder of images, or --data-dir to name that folder, but found none"
             )
         raise ConfigError(f"{unknown} (or the path of a folder with one folder of images per class, with --image-size)")
     if image_size is None:
         if data_dir is None:
-            raise ConfigError(f"Expected an --image-size for the folder of images {name!r}, but got none")
-        raise ConfigError(f"{unknown} (to take {str(path)!r} as a folder of images, give --image-size)")
-    if not path.is_dir():
-        raise ConfigError(f"Expected the data folder to be an existing folder, but got {str(path)!r}")
-    if image_size < 8:
-        raise ConfigError(f"Expected the image size to be at least 8 pixels, but got {image_size}")
+            raise ConfigError(f"Expected an --image-size for the folder of images {said}, but got none")
+        raise ConfigError(f"{unknown} (to take {quoted(path)} as a folder of images, give --image-size)")
+    if not _is_folder(path):
+        raise ConfigError(f"Expected the data folder to be an existing folder, but got {quoted(path)}")
+    least, most = IMAGE_SIDES
+    if image_size < least:
+        raise ConfigError(f"Expected the image size to be at least {least} pixels, but got {shown(image_size)}")
+    if image_size > most:
+        raise ConfigError(f"Expected the image size to be at most {most:,} pixels, but got {shown(image_size)}")
     from mollify_core.datasets.folder import folder_spec
 
-    return folder_spec(_plain(path.resolve().name if data_dir is None else name), path, image_size)
+    called = _plain(path.resolve().name if data_dir is None else name)
+    return folder_spec(called, path, image_size, colour_word("white" if background is None else background))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # as of a name that is too long
+        return False
 
 
 def _plain(name: str) -> str:

@@ -28,13 +28,15 @@ class DataOptions:
     mirrors: tuple[str, ...] = ()
     allow_unverified: bool = False
 
-    def spec(self, name: str, image_size: int | None = None) -> DatasetSpec:
+    def spec(self, name: str, image_size: int | None = None, background: str | None = None) -> DatasetSpec:
         """The data set called `name`; raises as `lookup.spec` does."""
         from mollify_core.datasets.lookup import spec
 
-        return spec(name, data_dir=self.data_dir, image_size=image_size)
+        return spec(name, data_dir=self.data_dir, image_size=image_size, background=background)
 
-    def prepare(self, dataset: str | DatasetSpec, image_size: int | None = None) -> Prepared:
+    def prepare(
+        self, dataset: str | DatasetSpec, image_size: int | None = None, background: str | None = None
+    ) -> Prepared:
         """The data set, ready to be read; raises as `preparation.prepare` does."""
         from mollify_core.datasets.preparation import prepare
 
@@ -42,6 +44,7 @@ class DataOptions:
             dataset,
             data_dir=self.data_dir,
             image_size=image_size,
+            background=background,
             cache_dir=self.cache_dir,
             mirrors=self.mirrors,
             allow_unverified=self.allow_unverified,
@@ -72,6 +75,15 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
     g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
     g.add_argument(
         "--cache-dir", metavar="DIR", help="where prepared data is kept (default: $MOLLIFY_CACHE or ~/.cache/mollify)"
+    )
+
+
+def add_background(g: argparse._ActionsContainer) -> None:
+    """Adds the option that says what shows where images of a folder are transparent; it is part of the recipe."""
+    g.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="what shows where the images of a folder are transparent: white, grey, black or #rrggbb (default: white)",
     )
 
 

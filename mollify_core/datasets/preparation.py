@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mollify_core.datasets import cache as disk
 from mollify_core.datasets import digits, folder, pickles, tinyimagenet
 from mollify_core.datasets.download import Progress, download, progress_bar
-from mollify_core.datasets.load import SPLITS, Prepared
+from mollify_core.datasets.load import SPLITS, VALIDATION, Prepared
 from mollify_core.datasets.lookup import spec
 from mollify_core.datasets.source import Arrays, Source
 from mollify_core.datasets.specs import DatasetSpec, ImageArchive, ImageFolder, PickleArchive
@@ -22,6 +24,16 @@ from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageEr
 from mollify_core.foreign import expanded
 
 ROWS_PER_GROUP = 5_000  # what a Parquet reader can take on its own
+_MANIFEST: dict[str, Any] = {
+    **dict.fromkeys(("source", "fingerprint"), str),
+    "mean": [float],
+    "std": [float],
+    "verified": bool,
+    "source_md5": {str: str},
+    "counts": {str: int},
+    "class_names": [str],
+    "image_shape": [int],
+}
 
 
 def prepare(
@@ -29,6 +41,7 @@ def prepare(
     *,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
+    background: str | None = None,
     cache_dir: str | Path | None = None,
     mirrors: Sequence[str] = (),
     allow_unverified: bool = False,
@@ -42,6 +55,7 @@ def prepare(
         data_dir: where the files are, instead of downloading them: their folder, its parent, a folder with the
             official archive, or the archive. Nothing is written there.
         image_size: side in pixels for a folder of images; None for every other data set.
+        background: what shows where images of a folder are transparent, see `specs.colour`; None is white.
         cache_dir: where prepared data go; default $MOLLIFY_CACHE, else ~/.cache/mollify.
         mirrors: http or https addresses to try before the built-in ones: of the archive, or of the folder with it.
         allow_unverified: take source files that are not the official ones; `Prepared.verified` is then false.
@@ -54,7 +68,9 @@ def prepare(
         DataError: a source file is missing, damaged, or of another form than expected, or a download failed.
         StorageError: the cache cannot be written.
     """
-    dataset = spec(name, data_dir=data_dir, image_size=image_size) if isinstance(name, str) else name
+    dataset = name
+    if isinstance(dataset, str):
+        dataset = spec(dataset, data_dir=data_dir, image_size=image_size, background=background)
     origin = dataset.source
     cache = disk.cache_folder(cache_dir)
     if isinstance(origin, ImageFolder):
@@ -123,31 +139,48 @@ def _build(
 
 def _open(place: Path, dataset: DatasetSpec) -> Prepared | None:
     """What is prepared in `place`; None when there is nothing, or something damaged."""
-    manifest = disk.read_manifest(place, dataset.name)
-    if manifest is None:
+    manifest = disk.read_manifest(place, dataset.name, [f"{split}.parquet" for split in SPLITS], _MANIFEST)
+    if manifest is None or not _agrees(manifest, dataset):
         return None
     if not dataset.mean:
         dataset = dataclasses.replace(dataset, mean=tuple(manifest["mean"]), std=tuple(manifest["std"]))
     return Prepared(dataset, place, manifest)
 
 
+def _agrees(manifest: dict[str, Any], dataset: DatasetSpec) -> bool:
+    """Whether a manifest of the right kinds can be this data set's."""
+    counts, channels = manifest["counts"], dataset.image_shape[0]
+    return (
+        counts.keys() - {VALIDATION} == set(SPLITS)
+        and all(counts.values())
+        and counts.get(VALIDATION, 0) < counts["train"]
+        and manifest["image_shape"] == list(dataset.image_shape)
+        and len(manifest["class_names"]) == dataset.classes
+        and len(manifest["mean"]) == len(manifest["std"]) == channels
+        and all(manifest["std"])
+        and re.fullmatch("[0-9a-f]{16}", manifest["fingerprint"]) is not None
+    )
+
+
 def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, progress: Progress | None) -> None:
     arrays, class_names = source.read(progress)
-    mean, std = _measure(arrays["train"][0])
+    fitted = arrays["train"][0]
+    mean, std = _measure(fitted[: len(fitted) - source.validation])
     if not dataset.std and min(std) == 0:
         raise DataError(f"Expected training images in {source.where!r} to differ, but a channel is the same everywhere")
     manifest = {
         "verified": verified,
         "source": source.where,
         "source_md5": source.checksums,
-        "counts": {split: len(labels) for split, (_, labels) in arrays.items()},
+        "counts": {split: len(labels) for split, (_, labels) in arrays.items()}
+        | ({VALIDATION: source.validation} if source.validation else {}),
         "class_names": class_names,
         "image_shape": list(dataset.image_shape),
         "mean": list(dataset.mean) or mean,
         "std": list(dataset.std) or std,
         "measured_mean": mean,
         "measured_std": std,
-        "fingerprint": _fingerprint(arrays),
+        "fingerprint": _fingerprint(arrays, source.validation),
     }
     with disk.draft(place) as draft:
         for split in SPLITS:
@@ -162,15 +195,16 @@ def _write_parquet(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     pixels = pa.py_buffer(np.ascontiguousarray(images))
     image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(images[0].size), len(images), [None, pixels])
     table = pa.table({"image": image, "label": labels, "index": np.arange(len(labels), dtype=np.int64)})
-    pq.write_table(
-        table,
-        path,
-        row_group_size=ROWS_PER_GROUP,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-    )
+    with open(path, "wb") as file:  # Arrow takes no paths but UTF-8
+        pq.write_table(
+            table,
+            file,
+            row_group_size=ROWS_PER_GROUP,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
 
 
 def _measure(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -186,11 +220,13 @@ def _measure(images: np.ndarray) -> tuple[list[float], list[float]]:
     return [round(value / 255, 6) for value in mean.tolist()], [round(value / 255, 6) for value in std.tolist()]
 
 
-def _fingerprint(arrays: Arrays) -> str:
+def _fingerprint(arrays: Arrays, validation: int) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         images, labels = arrays[split]
         digest.update(json.dumps([split, list(images.shape)]).encode())
         digest.update(np.ascontiguousarray(images).data)
         digest.update(labels.astype("<i8").data)
+    if validation:  # the same images with another meaning
+        digest.update(json.dumps([VALIDATION, validation]).encode())
     return digest.hexdigest()[:16]

@@ -22,8 +22,10 @@ class Source:
         checksums: md5 by name: of the official files where these are what lies there, else one of all files together.
         read: gives both splits and the class names in the order of the labels; its argument is called with the images
             decoded so far and in all, and None draws a bar on a terminal.
+        validation: how many of the training images, the last ones, are those to validate; 0 holds some out instead.
     """
 
     where: str
     checksums: dict[str, str]
     read: Callable[[Progress | None], tuple[Arrays, list[str]]]
+    validation: int = 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mollify_core.errors import ConfigError
+from mollify_core.foreign import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +57,38 @@ class ImageArchive(Download):
     """A .zip of image files in TinyImageNet's layout, see `mollify_core.datasets.tinyimagenet`."""
 
 
+IMAGE_SIDES = (8, 2048)
+"""The smallest and largest side in pixels to which images of one's own are scaled."""
+BACKGROUNDS = {"white": "#ffffff", "grey": "#808080", "black": "#000000"}
+"""The colours that may show where an image is transparent, beside "#rrggbb" of any other."""
+
+
+def colour(name: str) -> str:
+    """A colour as "#rrggbb"; raises a ConfigError where it is none."""
+    said = BACKGROUNDS.get(name.lower(), name.lower())
+    if not re.fullmatch("#[0-9a-f]{6}", said):
+        raise ConfigError(f"Expected the background to be {', '.join(BACKGROUNDS)} or #rrggbb, but got {shown(name)}")
+    return said
+
+
+def colour_word(name: str) -> str:
+    """The one word for a colour: of `BACKGROUNDS` where it has one there, else "#rrggbb"; raises as `colour` does."""
+    said = colour(name)
+    return {value: word for word, value in BACKGROUNDS.items()}.get(said, said)
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     """A folder of one's own with one folder of images per class, see `mollify_core.datasets.folder`.
 
     Attributes:
         path: the folder.
-        listed: its files, as they were listed when it was looked up; None lists them when it is read.
+        background: what shows where an image is transparent, a name of `BACKGROUNDS` or "#rrggbb".
+        listed: its images, a `folder.Listed`, as they were when it was looked up; None lists them when it is read.
     """
 
     path: Path
+    background: str = "white"
     listed: Any = field(default=None, repr=False, compare=False)
 
 

@@ -18,6 +18,7 @@ from mollify_core.datasets.images import decode, exact, is_image, reporting
 from mollify_core.datasets.source import Arrays, Source
 from mollify_core.datasets.specs import DatasetSpec, ImageArchive
 from mollify_core.errors import DataError
+from mollify_core.foreign import shown
 
 
 def source(dataset: DatasetSpec, archive: ImageArchive, path: Path, where: str) -> Source:
@@ -83,7 +84,9 @@ def _parse(dataset: DatasetSpec, files: Files, progress: Progress | None) -> tup
         name, _, rest = line.partition("\t")
         wnid = rest.split("\t")[0]
         if wnid not in label:
-            raise DataError(f"Expected val_annotations.txt in {where!r} to name a class of wnids.txt, but got {line!r}")
+            raise DataError(
+                f"Expected val_annotations.txt in {where!r} to name a class of wnids.txt, but got {shown(line)}"
+            )
         test.append((f"{top}val/images/{name}", label[wnid]))
     if not test:
         raise DataError(f"Expected val_annotations.txt in {where!r} to list images, but it is empty")

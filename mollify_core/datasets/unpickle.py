@@ -10,11 +10,12 @@ import io
 import math
 import pickle
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mollify_core.errors import DataError
+from mollify_core.foreign import clean, shown
 
 
 class _Dtype:
@@ -51,10 +52,49 @@ _ALLOWED = {
 }
 
 
+def _refuse(self: Any) -> None:
+    raise DataError("what no plain container needs")
+
+
 class _Unpickler(pickle._Unpickler):  # in Python: six bytes can make the one in C allocate, and fill, all memory
+    """Keys are plain: the hash of tuples in tuples, twice in each, takes for ever. So there are no sets either."""
+
+    # A bytearray is made as large as its first nine bytes say; what follows asks for what is not in the file.
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
+        code[0]: _refuse
+        for code in (
+            *(pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
+            *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID, pickle.BINPERSID),
+            *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ),
+        )
+    }
+
+    def load_setitem(self) -> None:
+        *_, key, value = self.stack  # type: ignore[attr-defined]
+        del self.stack[-2:]  # type: ignore[attr-defined]
+        self._set(self.stack[-1], [key, value])  # type: ignore[attr-defined]
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self._set(self.stack[-1], items)  # type: ignore[attr-defined]
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append({})  # type: ignore[attr-defined]
+        self._set(self.stack[-1], items)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _set(target: Any, items: list[Any]) -> None:
+        keys = items[::2]
+        if type(target) is not dict or not all(isinstance(key, str | bytes | int | float | None) for key in keys):
+            raise DataError("a key that is no name or number")
+        target.update(zip(keys, items[1::2], strict=True))
+
+    dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict}
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise DataError(f"the global {f'{module}.{name}'!r}")
+            raise DataError(f"the global {shown(f'{module}.{name}')}")
         return _ALLOWED[module, name]
 
 
@@ -76,7 +116,7 @@ def load_pickle(raw: bytes, what: str) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"Expected {what} to hold only arrays and plain containers, but got {error}") from None
     except Exception as error:  # hostile or damaged bytes can make the unpickler raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = clean(" ".join(str(error).split()), 160) or type(error).__name__
         raise DataError(f"Expected {what} to be a readable pickle, but got: {reason}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, (str, bytes)) for key in tree):
         raise DataError(f"Expected {what} to hold a dictionary with names as keys, but got {_kind(tree)}")
@@ -104,7 +144,7 @@ def read_batch(
     tree = load_pickle(raw, what)
     for key in ("data", labels_key):
         if key not in tree:
-            raise DataError(f"Expected {what} to hold {key!r}, but got only {sorted(tree)}")
+            raise DataError(f"Expected {what} to hold {key!r}, but got only {shown(sorted(tree), 160)}")
     data, labels = tree["data"], tree[labels_key]
     size = math.prod(image_shape)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != size:
@@ -117,7 +157,7 @@ def read_batch(
         raise DataError(f"Expected as many labels as images in {what}, but got {len(labels)} and {len(data)}")
     if min(labels) < 0 or max(labels) >= classes:
         worst = min(labels) if min(labels) < 0 else max(labels)
-        raise DataError(f"Expected labels in {what} to be in [0, {classes}), but got {worst}")
+        raise DataError(f"Expected labels in {what} to be in [0, {classes}), but got {shown(worst)}")
     return data.reshape(-1, *image_shape), np.array(labels, np.int64)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pickle
 import signal
@@ -39,7 +40,7 @@ from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
 from mollify_core.presets import PLAIN
 from mollify_core.recipe import Recipe
-from mollify_core.steps import Parts, check_steps, split
+from mollify_core.steps import Parts, Steps, check_steps, joining, split
 from mollify_core.train import main as train_main
 from mollify_core.training import Training, learning_rate
 from mollify_core.training_data import TrainingData, split_rows, training_data
@@ -255,20 +256,47 @@ def test_accumulate_is_checked(digits):
             Parts.read(wrong)
 
 
-def test_one_image_alone_is_refused_where_a_network_cannot_learn_from_it(digits):
-    """presnet18 shrinks images of 8 pixels to one: batch norm finds no variance in one value."""
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("images", [64, 65, 66, 67, 68, 69, 70, 129])
+def test_no_part_of_one_image_under_batch_norm(images, workers):
+    """presnet18 shrinks images of 8 pixels to one: batch norm finds no variance in one value, so the last step joins
+    the one before where it would leave a worker a single image, or none. Every image is still in a step once."""
+    recipe, shape = SMALL.with_(network="presnet18", batch_size=32), (10, (1, 8, 8))
+    steps = Steps.of(recipe, images, workers, *shape)
+    shares = [[steps.share(step, rank) for rank in range(workers)] for step in range(len(steps))]
+    assert sorted(row for step in shares for share in step for row in share) == list(range(images))
+    assert min(len(share) for step in shares for share in step) > 1
+    assert steps.joined == (0 < images % 32 < 2 * workers)
+    told = joining(recipe, images, [workers], *shape)
+    assert (f"the last {images % 32} of {images} images join the step before: presnet18" in told) == steps.joined
+    apart = Steps.of(recipe.with_(network="resnet8"), images, workers, *shape)  # its last maps have several pixels
+    assert (apart.joined, len(apart)) == (False, -(-images // 32))
+
+
+def test_one_image_alone_is_refused_where_nothing_can_be_joined():
     recipe = SMALL.with_(network="presnet18", batch_size=32)
-    for images, workers in ((65, (1,)), (34, (2,)), (129, (1, 2)), (64, (1, 2, 32))):
+    for images, workers in ((64, (1, 2, 32)), (65, (17,)), (1, (1,)), (3, (2,))):
         with pytest.raises(ConfigError, match=r"Expected at least two images for .*, but \d+ images in batches of 32"):
             check_steps(recipe, images, workers, 10, (1, 8, 8))
         check_steps(recipe.with_(network="resnet8"), images, workers, 10, (1, 8, 8))
-    for images, workers in ((64, (1, 2)), (66, (1,)), (68, (2,)), (2, (1,))):
+    for images, workers in ((64, (1, 2)), (65, (1,)), (34, (2,)), (2, (1,))):
         check_steps(recipe, images, workers, 10, (1, 8, 8))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3, 33])
+def test_a_joined_step_is_trained_in_parts_of_two_images_or_more(accumulate, digits, monkeypatch):
+    recipe = SMALL.with_(network="presnet18", batch_size=16, epochs=1)
     data = training_data(recipe, digits)
     fit = data.fit.select(np.arange(33))
-    data = dataclasses.replace(data, fit=dataclasses.replace(fit, images=fit.images[:, :, :8, :8]))
-    with pytest.raises(ConfigError, match="33 images in batches of 32 leave one"):
-        Training(recipe, data)
+    data = dataclasses.replace(data, fit=dataclasses.replace(fit, images=fit.images[:, :, :8, :8]), validation=None)
+    training, seen = Training(recipe, data, accumulate=accumulate), []
+    forward = training.network.forward
+    monkeypatch.setattr(training.network, "forward", lambda x: seen.append(len(x)) or forward(x))
+    (epoch,) = training.run()
+    assert sum(seen) == 33
+    assert min(seen) > 1
+    assert (seen == [16, 17]) == (accumulate == 1)
+    assert math.isfinite(epoch.metrics["train_loss"])
 
 
 def test_validation_that_is_not_finite_is_told(digits, monkeypatch):
@@ -361,10 +389,10 @@ def test_learning_rate_is_the_papers_cosine():
 
 def test_split_never_shares_an_image(digits):
     labels = digits.tensors("train").labels.numpy()
-    fit, validation = split_rows(labels, SMALL, digits.fingerprint)
+    fit, validation = split_rows(labels, SMALL, digits)
     assert not set(fit) & set(validation)
     assert len(fit) == pytest.approx(SMALL.data.train_fraction * (len(labels) - len(validation)), abs=10)
-    more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits.fingerprint)
+    more, same_validation = split_rows(labels, SMALL.with_(train_fraction=0.5), digits)
     assert set(fit) < set(more)
     np.testing.assert_array_equal(validation, same_validation)
 

@@ -114,7 +114,13 @@ def running(args: argparse.Namespace) -> Running:
 def training(args: argparse.Namespace) -> RecipeOptions:
     """What the options about the recipe say."""
     return RecipeOptions(
-        args.network, args.epochs, args.batch_size, args.train_fraction, args.image_size, tuple(args.set)
+        args.network,
+        args.epochs,
+        args.batch_size,
+        args.train_fraction,
+        args.image_size,
+        tuple(args.set),
+        args.background,
     )
 
 

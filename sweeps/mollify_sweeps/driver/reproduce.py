@@ -163,13 +163,15 @@ def _runs(options: Reproduction, name: str) -> list[Run]:
 
 def _settings(training: RecipeOptions) -> dict[str, Any]:
     """What the user sets for all runs."""
-    settings = training.given("network", "epochs", "batch_size", "train_fraction", "image_size")
-    return settings | settle.given(training.settings, {"dataset": "--data", "seed": "--seed"})
+    settings = training.given("network", "epochs", "batch_size", "train_fraction", "image_size", "background")
+    return settings | settle.given(
+        training.settings, {"dataset": "--data", "seed": "--seed", "background": "--background"}
+    )
 
 
 def _sweep(options: Reproduction, name: str, wanted: Sequence[Run]) -> Sweep:
     """The sweep of all runs for one data set."""
-    spec = options.running.data.spec(name, options.training.image_size)
+    spec = options.running.data.spec(name, options.training.image_size, options.training.background)
     base: Recipe = grids.base(options.grid, spec, options.protocol).with_(_settings(options.training))
     for run in wanted:
         base.with_(run.settings)  # a setting that cannot be is told now, not in a trial

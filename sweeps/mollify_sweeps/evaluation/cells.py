@@ -79,7 +79,7 @@ def _temperatures(
 
         def tasks() -> Iterator[tuple]:
             for i in missing:
-                _, rows = split_rows(train.labels.numpy(), models[i].recipe, data.prepared.fingerprint)
+                _, rows = split_rows(train.labels.numpy(), models[i].recipe, data.prepared)
                 part = train.select(rows)
                 yield i, part.images, part.labels
 

@@ -75,7 +75,7 @@ def test_data(
         MollifyError: they cannot be had, or are of another data set than a model was trained on.
     """
     first = models[0].recipe.data
-    prepared = data.prepare(first.dataset, first.image_size)
+    prepared = data.prepare(first.dataset, first.image_size, first.background)
     for model in models:
         fingerprint = model.state.meta["fingerprint"]
         if fingerprint != prepared.fingerprint:

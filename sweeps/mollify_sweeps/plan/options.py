@@ -121,6 +121,7 @@ class RecipeOptions:
 
     Attributes:
         image_size: of a folder's images.
+        background: what shows where these are transparent.
         settings: "NAME=VALUE" of any other settings of the recipe.
     """
 
@@ -130,6 +131,7 @@ class RecipeOptions:
     train_fraction: float | None = None
     image_size: int | None = None
     settings: tuple[str, ...] = ()
+    background: str | None = None
 
     def given(self, *names: str) -> dict[str, str | int | float]:
         """Those of the named settings that the user has given."""

@@ -40,6 +40,7 @@ from mollify_sweeps.study.reading import told_of
 from mollify_sweeps.study.sampling import SAMPLERS
 from mollify_sweeps.study.setup import Setup
 
+_ELSEWHERE = {"dataset": "--dataset", "image_size": "--image-size", "background": "--background"}  # than --set
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_POINTS = 10_000  # of a grid: nobody visits more, and part of a grid is but a costly random search
 # Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
@@ -176,7 +177,7 @@ def sweep(
     pack, nodes = _pack(running.resources), _nodes(running.resources)
     placement = place(nodes, running.resources, trials)
     prepared = running.data.prepare(spec, base.data.image_size)
-    fit, validation = split_rows(prepared.labels("train"), base, prepared.fingerprint)
+    fit, validation = split_rows(prepared.labels("train"), base, prepared)
     _check_fit(base, searches, prepared.spec, len(fit), range(placement.workers.least, placement.workers.most + 1))
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     if pack:
@@ -266,7 +267,8 @@ def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
     recipe = Recipe.from_file(options.recipe) if options.recipe else Recipe()
     training = options.training
     size = recipe.data.image_size if training.image_size is None else training.image_size
-    spec = options.running.data.spec(options.dataset, size)
+    background = recipe.data.background if training.background is None else training.background
+    spec = options.running.data.spec(options.dataset, size, background)
     defaults = dict(_DEFAULTS.get(spec.name, _OTHER))
     default_trials = defaults.pop("trials")
     trials = (default_trials if options.budget is None else UNBOUNDED) if options.trials is None else options.trials
@@ -278,13 +280,13 @@ def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
         raise ConfigError(
             f"Recipe {options.recipe!r} is for {recipe.data.dataset!r}, but got --dataset {options.dataset}"
         )
-    recipe = recipe.with_(image_size=size)
+    recipe = recipe.with_(image_size=size, background=background)
     if options.preset:
         recipe = recipe.with_(preset(options.preset))
     recipe = recipe.with_(training.given("network", "epochs", "batch_size", "train_fraction"))
     if options.seed is not None:
         recipe = recipe.with_(seed=options.seed)
-    for name, value in given(training.settings, {"dataset": "--dataset", "image_size": "--image-size"}).items():
+    for name, value in given(training.settings, _ELSEWHERE).items():
         recipe = recipe.with_({name: value})
     return recipe, trials, spec
 

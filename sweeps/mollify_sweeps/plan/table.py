@@ -7,9 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mollify_core import precision
+from mollify_core.datasets.about import described
 from mollify_core.datasets.split import judging_rows
 from mollify_core.hiding import hidden
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
+from mollify_core.steps import joining
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.console import styled
 from mollify_sweeps.display.text import duration, size
@@ -38,6 +40,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
     for warning in filter(None, warnings):
         table.add_row("", styled(warning, "yellow"))
+    for name, line in described(prepared).items():
+        table.add_row("", f"{name}: {line}")
     if not prepared.verified:
         table.add_row("", styled("UNVERIFIED DATA", "bold red", ": not the official files"))
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
@@ -84,6 +88,9 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     if not place.workers.alone:
         own = "BatchNorm over the images of all workers" if place.gpus else "BatchNorm over each worker's own images"
         table.add_row("", own + ("" if place.gpus else ": PyTorch synchronises it on GPUs only"))
+    steps = (sweep.fit, range(place.workers.least, place.workers.most + 1), prepared.spec.classes)
+    if note := joining(base, *steps, prepared.spec.image_shape):
+        table.add_row("", note)
     table.add_row("at once", f"{place.concurrent} trial{'s' * (place.concurrent > 1)} ({place.why})")
     if sweep.seconds is None:
         table.add_row("time", "unknown until the first epoch: the trials' device is not on this machine")
@@ -106,7 +113,7 @@ def _judging(sweep: Sweep) -> tuple[str, str, str]:
     judging = 0
     if data.judging_fraction:
         labels = prepared.labels("train")
-        held_out = labels[split_rows(labels, sweep.base, prepared.fingerprint)[1]]
+        held_out = labels[split_rows(labels, sweep.base, prepared)[1]]
         judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
     choosing = sweep.validation - judging
     pruning = None if setup.description.pruner == "none" else epoch_images(sweep.fit, choosing)

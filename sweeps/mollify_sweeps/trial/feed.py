@@ -50,7 +50,7 @@ def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedIn
     import ray.data
 
     table = prepared.table("train")
-    fit, validation = split_rows(table.column("label").to_numpy(), recipe, prepared.fingerprint)
+    fit, validation = split_rows(table.column("label").to_numpy(), recipe, prepared)
     parts = {"fit": fit, "validation": validation}
     # One block each: a worker on the CPU reads it where it lies.
     shards = {name: ray.data.from_arrow(table.take(rows).combine_chunks()) for name, rows in parts.items()}

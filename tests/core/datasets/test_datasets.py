@@ -343,8 +343,8 @@ def test_files_that_are_not_there(official: Path, tmp_path: Path, cache: Path) -
 def test_a_file_that_cannot_be_read(official: Path, cache: Path) -> None:
     dataset = tiny(official)
     (official / "batch_2").unlink()
-    (official / "batch_2").symlink_to("/proc/self/mem")  # a file that even root cannot read from its start
-    with pytest.raises(DataError, match=r"Cannot read .*: Input/output error"):
+    (official / "batch_2").symlink_to("/etc/passwd")
+    with pytest.raises(DataError, match=r"Expected a file rather than a link, but got '.*batch_2'"):
         prepare(dataset, data_dir=official, cache_dir=cache)
 
 
@@ -719,7 +719,7 @@ BAD_IMAGES = {
     ),
     "no image": (change(FIRST, b"hello"), rf"Cannot read image '.*{FIRST}': not an image in a known format"),
     "truncated image": (change(FIRST, jpeg(picture(0))[:350]), rf"Cannot read image '.*{FIRST}'"),
-    "image bomb": (change(FIRST, huge_png()), rf"image '.*{FIRST}': .*exceeds limit"),
+    "image bomb": (change(FIRST, huge_png()), rf"'.*{FIRST}' to have at most 89,478,485 pixels, but got"),
     "zip bomb": (change(FIRST, bytes(3 << 20)), rf"'.*{FIRST}' in '.*' to be below 1 MiB, but got 3145728 bytes"),
     "no wnids": (change("wnids.txt", None), r"(to hold one wnids\.txt, but got 0|it has neither)"),
     "few wnids": (change("wnids.txt", b"n01\nn02\nn01\n"), r"wnids\.txt in '.*' to name 3 classes, but got 2"),

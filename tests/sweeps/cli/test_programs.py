@@ -192,16 +192,56 @@ def test_a_folder_of_images_by_path_and_by_name(capsys, tmp_path):
     assert plans[0].split()[:2] == plans[1].split()[:2]  # one sweep: the name is made of the settings
 
 
-def test_a_step_with_one_image_too_few_is_refused(capsys, tmp_path):
+def test_a_step_with_one_image_too_few_joins_the_one_before(capsys, tmp_path):
     """Of 52 images in batches of 17 the last step has one; presnet18 shrinks 8 pixels to one."""
     photos(tmp_path / "photos")
     command = ("--dataset", "./photos", "--image-size", "8", "--batch-size")
-    says = refused_and_wrote_nothing(capsys, *command, "17")
+    says = refused_and_wrote_nothing(capsys, *command, "1")
     assert "Expected at least two images for a step, since presnet18 normalises over the batch, but 52 images" in says
-    says = refused_and_wrote_nothing(capsys, *command, "25", "--workers-per-trial", "1:2")
+    says = refused_and_wrote_nothing(capsys, *command, "3", "--workers-per-trial", "1:2")
     assert "at least two images for one of 2 workers" in says
-    assert main([*command, "18", "--dry-run"]) == 0
-    assert main([*command, "17", "--network", "resnet8", "--dry-run"]) == 0
+    for more, told in (
+        (("17",), "the last 1 of 52 images join the step before: presnet18 normalises over the batch"),
+        (("25", "--workers-per-trial", "1:2"), "with 2 workers the last 2 of 52 images join the step before"),
+        (("18",), ""),
+        (("17", "--network", "resnet8"), ""),
+    ):
+        assert main([*command, *more, "--dry-run"]) == 0
+        plan = " ".join(capsys.readouterr().out.split())
+        assert (told or "join the step") in plan if told else "join the step" not in plan
+
+
+def test_the_plan_says_what_is_in_a_folder(capsys, tmp_path):
+    for split, number in (("Training", 40), ("VAL", 8), ("testing", 5)):
+        for name in ("cat", "[red]dog\x1b[31m"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 4), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{i}.png")
+    (tmp_path / "photos" / "Training" / "cat" / "notes.txt").touch()
+    (tmp_path / "photos" / "testing" / "loose.png").touch()
+    (tmp_path / "photos" / "unlabelled").mkdir()
+    (tmp_path / "photos" / "unlabelled" / "1.png").touch()
+    command = ("--dataset", "photos", "--image-size", "16", "--network", "resnet8", "--dry-run", "--data-dir", "photos")
+    assert main([*command, "--background", "#00FF00"]) == 0
+    plan = " ".join(capsys.readouterr().out.split())
+    for says in (
+        "80 fit and 16 validation images, of which 8 choose and 8 judge",
+        r"classes: 2: [red]dog\x1b[31m, cat",
+        "splits: 80 train from Training/, 16 validation from VAL/, 10 test from testing/",
+        "left out: 1 in folders that belong to no split, 1 not named as images, 1 outside of the class folders",
+        "background: #00ff00 where images are transparent",
+    ):
+        assert says in plan
+    assert main(command) == 0
+    again = capsys.readouterr().out
+    assert "background" not in again
+    assert again.split()[:2] != plan.split()[:2]  # another sweep
+    assert "Expected the background to be white" in refused_and_wrote_nothing(
+        capsys, *command, "--background", "pinkish"
+    )
+    assert "Expected --background, but got" in refused_and_wrote_nothing(capsys, *command, "--set", "background=black")
+    assert "Expected no background for digits" in refused_and_wrote_nothing(capsys, *DIGITS, "--background", "black")
 
 
 def test_a_recipe_knows_the_size_of_a_folders_images(capsys, tmp_path):

@@ -1,0 +1,42 @@
+"""What a prepared data set is, in words for a plan: its classes, where each split comes from, and what was left out."""
+
+from __future__ import annotations
+
+from mollify_core.datasets.folder import Listed
+from mollify_core.datasets.load import Prepared
+from mollify_core.datasets.specs import ImageFolder
+from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION
+from mollify_core.foreign import clean
+
+_FIRST = 5  # classes that are named
+
+
+def described(prepared: Prepared) -> dict[str, str]:
+    """Lines by their names, of text that is safe to print: "classes", "splits", and of a folder of one's own what is
+    "left out" by reason and the "background", as far as there is something to say.
+    """
+    names, counts = prepared.manifest["class_names"], prepared.manifest["counts"]
+    first = ", ".join(clean(name, 24, keep="") for name in names[:_FIRST])
+    lines = {"classes": f"{len(names)}: {first}{', …' if len(names) > _FIRST else ''}"}
+    source = prepared.spec.source
+    numbers = {TRAIN: counts[TRAIN] - prepared.validation, VALIDATION: prepared.validation, TEST: counts[TEST]}
+    if not isinstance(source, ImageFolder) or not isinstance(source.listed, Listed):
+        said = ", ".join(f"{number:,} {split}" for split, number in numbers.items() if number)
+        return lines | {"splits": f"{said}; validation is held out of train"}
+    listed = source.listed
+    parts = []
+    for split, number in numbers.items():
+        folder = listed.folders.get(split)
+        if number:
+            parts.append(f"{number:,} {split}" + ("" if folder is None else f" from {clean(folder, 40, keep='')}/"))
+    said = ", ".join(parts)
+    if not listed.folders:
+        said += "; a fifth of each class is for testing, since no folders are splits"
+    if not prepared.validation:
+        said += "; validation is held out of train"
+    lines["splits"] = said
+    if listed.left_out:
+        lines["left out"] = ", ".join(f"{number:,} {reason}" for reason, number in sorted(listed.left_out.items()))
+    if source.background != "white":
+        lines["background"] = f"{source.background} where images are transparent"
+    return lines
