@@ -27,7 +27,7 @@ _LONGEST = 1 << 26  # bytes of a manifest, which may name many classes
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
     """`cache_dir`, by default $MOLLIFY_CACHE, else ~/.cache/mollify."""
-    return expanded(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify", written=True)
+    return expanded(cache_dir or os.environ.get("MOLLIFY_CACHE") or "~/.cache/mollify")
 
 
 def key(name: str, checksums: Mapping[str, str]) -> str:

@@ -124,7 +124,7 @@ def test_what_is_no_bounded_json_is_one_sentence(text: str | bytes, says: str) -
 
 def test_what_cannot_be_opened_is_one_sentence_too(tmp_path: Path) -> None:
     for path, says in ((tmp_path, "Is a directory"), (tmp_path / "x.json", "No such file"), ("a\0b", "null byte")):
-        error = read(lambda path=path: located(path, "recipe "))  # type: ignore[misc]
+        error = read(lambda path=path: located(path, "recipe "), tmp_path)  # type: ignore[misc]
         assert str(error).startswith("Cannot read recipe ")
         assert says in str(error)
 
@@ -172,7 +172,7 @@ def test_a_recipe_is_read_as_people_write_it(tmp_path: Path) -> None:
         ({"recipe": []}, "Expected a recipe to be a mapping"),
         ({"optim": {"batch_size": 2**40}}, "`batch_size` to be at most 1048576"),
         ({"optim": {"epochs": 10**12}}, "`epochs` to be at most 1000000"),
-        ({"data": {"image_size": 10**6}}, "`image_size` to be at most 4096"),
+        ({"data": {"image_size": 10**6}}, "`image_size` to be at least 8 and at most 2048"),
         ({"data": {"dataset": "x" * 2000}}, "`dataset` to be a name, but got 'xxx"),
         ({"x" * 2000: 1}, "Unknown recipe key 'xxx"),
         ({"format": True}, "format 1 or 2, but got format True"),

@@ -75,7 +75,7 @@ FIXED = ("--set", "label=fixed", "--set", "fixed_epsilon=0.95")
         ((*DIGITS, "--sampler", "grid"), "at most 10,000 points, but mollification has 59,049 (3 x 3 x 3"),
         ((*DIGITS, "--sampler", "grid", "--grid-points", "6"), "has 60,466,176 (6 x 6"),
         ((*DIGITS, "--sampler", "grid", "--grid-points", "1"), "--grid-points to be at least 2, the ends of a range"),
-        ((*DIGITS, "--seed", str(2**63)), "`seed` to be an integer in [0, 2**63)"),
+        ((*DIGITS, "--seed", str(2**63)), "`seed` to be an integer"),
         ((*DIGITS, "--seed", str(2**63 - 1), "--confirm", "1"), "--seed to be below 2**63 with the 5 seeds of"),
         ((*DIGITS, "--space", "missing.yaml"), "Cannot read space file 'missing.yaml'"),
         ((*DIGITS, "--recipe", "missing.json"), "Cannot read recipe 'missing.json'"),
@@ -201,14 +201,13 @@ def test_a_step_with_one_image_too_few_joins_the_one_before(capsys, tmp_path):
     says = refused_and_wrote_nothing(capsys, *command, "3", "--workers-per-trial", "1:2")
     assert "at least two images for one of 2 workers" in says
     for more, told in (
-        (("17",), "the last 1 of 52 images join the step before: presnet18 normalises over the batch"),
         (("25", "--workers-per-trial", "1:2"), "with 2 workers the last 2 of 52 images join the step before"),
-        (("18",), ""),
         (("17", "--network", "resnet8"), ""),
     ):
         assert main([*command, *more, "--dry-run"]) == 0
         plan = " ".join(capsys.readouterr().out.split())
-        assert (told or "join the step") in plan if told else "join the step" not in plan
+        assert told in plan
+        assert bool(told) == ("join the step" in plan)
 
 
 def test_the_plan_says_what_is_in_a_folder(capsys, tmp_path):
