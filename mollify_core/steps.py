@@ -19,6 +19,7 @@ from mollify_core.classifier import build_network
 from mollify_core.errors import ConfigError
 from mollify_core.foreign import shown
 from mollify_core.recipe import Recipe
+from mollify_core.settings import Model
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Steps:
             ConfigError: a full step leaves a worker one image that is too few; no other batch has one to spare.
         """
         steps = cls(images, recipe.optim.batch_size // recipe.mollify.repeat, workers)
-        if steps.smallest * recipe.mollify.repeat > 1 or _learns_from_one(recipe, classes, image_shape):
+        if steps.smallest * recipe.mollify.repeat > 1 or _learns_from_one(recipe.model, classes, image_shape):
             return steps
         steps = dataclasses.replace(steps, joined=len(steps) > 1 and images % steps.size > 0)
         if steps.smallest > 1:
@@ -125,10 +126,10 @@ def joining(
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _learns_from_one(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> bool:
+@functools.lru_cache(maxsize=64)  # a search asks of hundreds of recipes, which share a model
+def _learns_from_one(model: Model, classes: int, image_shape: tuple[int, int, int]) -> bool:
     with torch.device("meta"):
-        network = build_network(recipe, classes, image_shape).train()
+        network = build_network(Recipe(model=model), classes, image_shape).train()
         try:
             network(torch.empty(1, *image_shape))
         except ValueError:  # "Expected more than 1 value per channel when training"

@@ -187,7 +187,7 @@ _OPTIONAL: dict[str, Any] = {
     **dict.fromkeys(("dataset", "network"), Text(1000)),
     "verified": Flag(),
     "versions": MapOf(Text(1000), 1000),
-    **dict.fromkeys(("commit", "created"), Maybe(Text(200))),
+    **dict.fromkeys(("commit", "created"), Maybe(Text(1000))),
     **dict.fromkeys(("storage", "study_url"), Text()),
 }
 _STARTED: dict[str, Any] = {

@@ -285,7 +285,7 @@ def hostile_study() -> optuna.Study:
     space = {HOSTILE: CategoricalDistribution([HOSTILE, "b"]), "lr": FloatDistribution(0.003, 0.3, log=True)}
     study = make_study(0)
     described = {HOSTILE: {"choices": [HOSTILE, "b"]}, "lr": {"low": 0.003, "high": 0.3, "log": True}}
-    names = ("name", "dataset", "network", "commit", "created", "storage", "study_url", "fingerprint", "sampler")
+    names = ("name", "dataset", "network", "commit", "storage", "study_url", "fingerprint", "sampler")
     sweep = study.user_attrs["sweep"] | dict.fromkeys(names, HOSTILE) | {"space": described, "verified": False}
     study.set_user_attr("sweep", sweep | {"versions": {HOSTILE: HOSTILE}})
     for number in range(6):
