@@ -87,4 +87,6 @@ def shell_command(program: str, words: Iterable[str], folder: str | Path | None 
         start = [run.name if found or not run.is_file() else str(run)]
     if script:
         start.append(program if here == _PROJECT else str(_PROJECT / program))
+    if module and here != _PROJECT:
+        start.append("-P")  # else Python takes packages of our names, or of PyTorch's, from the folder first
     return shlex.join([*start, *(program.split() if module else ()), *words])

@@ -220,9 +220,10 @@ class TrialCheck:
         folders = {m.group(1): m.group(2) is not None for m in matches if m}
         if named is not None:
             path = str(self._attrs.get("checkpoint"))
-            before, _, options = path.partition("?")  # 0.1 wrote the folder behind a store's options
-            within = f"{before}/{options.partition('/')[2]}" if before.endswith(self._folder) else before
-            right = f"/{within}".endswith(f"/{named}")
+            right = path.endswith(f"/{named}")
+            if "://" in path:  # with options, behind which 0.1 wrote the folder
+                before, _, options = path.partition("?")
+                right = named in (before[-len(named) :], f"{before[-len(self._folder) :]}/{options.partition('/')[2]}")
             self._expect(right, f"names the checkpoint {clean(path, 300)}, but has {self._epochs} epochs")
             self._expect(named in folders, f"its checkpoint {Path(named).name} is missing")
         for folder, set_aside in sorted(folders.items()):
