@@ -483,6 +483,24 @@ def test_a_study_that_lives_elsewhere(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "/a?b#c/[red]/{folder}/checkpoints/{name}",
+        "s3://b/x/{folder}/checkpoints/{name}",
+        "s3://b/x/{folder}/checkpoints/{name}?endpoint_override=127.0.0.1:5555&scheme=http",
+        "s3://b/x/{folder}?endpoint_override=127.0.0.1:5555/checkpoints/{name}",  # as 0.1 joined them
+    ],
+)
+def test_a_checkpoint_is_where_its_address_says(address, folder):
+    def elsewhere(path: object) -> str:
+        *_, trials, number, _, name = str(path).split("/")
+        return address.format(folder=f"{trials}/{number}", name=name)
+
+    attribute(folder, 0, "checkpoint", elsewhere)
+    assert findings(folder) == []
+
+
+@pytest.mark.parametrize(
     "url", ["postgresql://me:Canary@127.0.0.1:1/db", "postgresql://me@127.0.0.1:1/db?password=Canary"]
 )
 def test_a_password_that_a_file_holds_is_not_printed(url, folder, tmp_path, capsys):
