@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mollify_core.errors import ConfigError, MollifyError
@@ -14,6 +14,7 @@ from mollify_core.foreign import clean, expanded, shown
 from mollify_core.program import guarded
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.text(alphabet=st.characters(codec=None)))
 def test_nothing_that_is_cleaned_steers_a_terminal(text: str) -> None:
     said = clean(text)
