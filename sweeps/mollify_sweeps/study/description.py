@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -197,11 +198,16 @@ _STARTED: dict[str, Any] = {
     "host": Text(1000),
     "trials": Whole(1, 10**9),
 }
+_MEASURE = re.compile(r"(clean|corrupted)_\w{1,40}", re.ASCII)
 _RECORD = Record(_REQUIRED, _OPTIONAL | {name: Maybe(kind) for name, kind in _STARTED.items()})
 
 
 def _check(known: dict[str, Any]) -> None:
     """Raises a DataError for what has its kind but says nothing that can be: settings, names and times."""
+    for name in known["objectives"]:
+        if not _MEASURE.fullmatch(name):
+            what = f"`objectives` of {_WHAT} to be measures, as 'corrupted_nll'"
+            raise DataError(f"Expected {what}, but got {shown(name)}")
     try:
         Recipe.from_dict(known["base_recipe"])
     except ConfigError as error:

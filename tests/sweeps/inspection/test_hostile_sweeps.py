@@ -78,7 +78,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "`space.lr.low` of a sweep's description to be a number, but got inf",
     ),
     "base recipe": (lambda f: described(f, base_recipe={"optim": {"lr": []}}), "`lr` to be a number, but got []"),
-    "objectives": (lambda f: described(f, objectives=["speed"]), "Unknown objective 'speed'"),
+    "objectives": (lambda f: described(f, objectives=["speed"]), "measures, as 'corrupted_nll', but got 'speed'"),
     "command": (lambda f: described(f, command=[1]), "`command[0]` of a sweep's description to be a text"),
     "created": (lambda f: described(f, created="yesterday"), "`created` of a sweep's description to be a time"),
     "trials": (lambda f: described(f, trials=10**12), "`trials` of a sweep's description"),
