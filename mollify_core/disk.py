@@ -1,8 +1,10 @@
-"""What has to be on a local disk, and not only in the machine's memory, before something else is done."""
+"""Files on a local disk: what has to be there, and not only in memory, before something else is done; what is none."""
 
 from __future__ import annotations
 
 import os
+import stat
+from io import BufferedReader
 from pathlib import Path
 
 
@@ -17,3 +19,19 @@ def sync(path: Path | str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def regular(path: Path | str | os.PathLike[str]) -> BufferedReader:
+    """A file opened to be read; what is none, a pipe or a device, is not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("it is no file")
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise

@@ -21,6 +21,7 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from mollify_core.disk import regular
 from mollify_core.errors import DataError, first_line
 from mollify_core.foreign import clean, shown
 
@@ -47,7 +48,7 @@ def load(path: str | os.PathLike[str], what: str = "") -> Any:
 def located(path: str | os.PathLike[str], what: str = "", *, yaml: bool = True) -> tuple[Any, dict[Place, int]]:
     """The same of YAML, or JSON, whatever the file is called; and the line on which each value stands, none of JSON."""
     try:
-        with open(path, "rb") as file:
+        with regular(path) as file:
             data = file.read(MOST_BYTES + 1)
         return yaml_of(data) if yaml else (json_of(data), {})
     except OSError as error:

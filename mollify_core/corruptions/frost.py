@@ -18,8 +18,9 @@ from torch import Tensor
 
 from mollify_core.corruptions import draws
 from mollify_core.corruptions.strengths import LARGEST_CIFAR
-from mollify_core.datasets.files import LARGEST, quoted, regular
+from mollify_core.datasets.files import LARGEST, quoted
 from mollify_core.datasets.images import opened
+from mollify_core.disk import regular
 from mollify_core.errors import ConfigError, DataError
 from mollify_core.foreign import expanded
 

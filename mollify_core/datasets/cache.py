@@ -16,8 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from mollify_core.datasets.files import regular
-from mollify_core.disk import sync
+from mollify_core.disk import regular, sync
 from mollify_core.errors import ConfigError, MollifyError, StorageError
 from mollify_core.foreign import expanded
 

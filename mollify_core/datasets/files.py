@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mollify_core.datasets.threads import in_threads
+from mollify_core.disk import regular
 from mollify_core.errors import DataError
 from mollify_core.foreign import clean, shown
 
@@ -137,22 +136,6 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"Cannot read {quoted(folder)}: {error.strerror}") from None
-
-
-def regular(path: Path) -> BufferedReader:
-    """A file opened to be read; what is none, a pipe or a device, is not waited for.
-
-    Raises:
-        OSError: it cannot be opened, or is no file.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("it is no file")
-        return open(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
 
 
 def unlinked(path: Path) -> Path:

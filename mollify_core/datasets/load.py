@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mollify_core.datasets.files import quoted, regular
+from mollify_core.datasets.files import quoted
 from mollify_core.datasets.specs import DatasetSpec
+from mollify_core.disk import regular
 from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.foreign import clean
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from mollify_core.datasets.files import regular
+from mollify_core.disk import regular
 from mollify_core.errors import DataError
 from mollify_core.foreign import clean, shown
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from mollify_core.datasets.download import Progress
-from mollify_core.datasets.files import quoted, regular, unlinked
+from mollify_core.datasets.files import quoted, unlinked
 from mollify_core.datasets.source import Arrays, Source
 from mollify_core.datasets.specs import DatasetSpec, PickleArchive
 from mollify_core.datasets.unpickle import read_batch, read_names
+from mollify_core.disk import regular
 from mollify_core.errors import DataError
 from mollify_core.foreign import clean
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,13 @@ def test_what_is_no_bounded_json_is_one_sentence(text: str | bytes, says: str) -
 
 
 def test_what_cannot_be_opened_is_one_sentence_too(tmp_path: Path) -> None:
-    for path, says in ((tmp_path, "Is a directory"), (tmp_path / "x.json", "No such file"), ("a\0b", "null byte")):
+    os.mkfifo(pipe := tmp_path / "pipe")  # nobody will ever write into it
+    for path, says in (
+        (tmp_path, "it is no file"),
+        (pipe, "it is no file"),
+        (tmp_path / "x.json", "No such file"),
+        ("a\0b", "null byte"),
+    ):
         error = read(lambda path=path: located(path, "recipe "), tmp_path)  # type: ignore[misc]
         assert str(error).startswith("Cannot read recipe ")
         assert says in str(error)
