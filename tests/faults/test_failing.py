@@ -37,16 +37,47 @@ def test_a_loss_that_is_not_finite(sweep: Make):
     one.sound()
 
 
+_INJECTED = """
+import builtins, sys
+
+imported = builtins.__import__
+
+
+def hook(name, *args, **kwargs):
+    module = imported(name, *args, **kwargs)
+    training = getattr(sys.modules.get("mollify_core.training"), "Training", None)
+    if training is not None:
+        builtins.__import__ = imported
+        run_epoch = training.run_epoch
+
+        def run(self, *args, **kwargs):
+            FAULT
+            return run_epoch(self, *args, **kwargs)
+
+        training.run_epoch = run
+    return module
+
+
+builtins.__import__ = hook
+"""
+_MISTAKE = "a mistake that only some trials meet"
+
+
 @pytest.fixture
 def broken(sweep: Make, tmp_path) -> Callable[..., Sweep]:
-    """A sweep with a mistake of its user's in it, which only some trials meet: 32 images cannot be repeated 5 times."""
+    """A sweep that trains with a mistake in its code, which only trials meet that repeat images: none that could have
+    been known before (that is refused), said by a `sitecustomize`.
+    """
     space = tmp_path / "space.yaml"
-    space.write_text("repeat: [1, 5]\nmax_noise: [0.3, 0.6]\n")
-    return lambda *more: sweep(*DIGITS, "--epochs", "2", "--space", str(space), "--sampler", "grid", *more)
+    space.write_text("repeat: [1, 2]\nmax_noise: [0.3, 0.6]\n")
+    fault = f"if self.recipe.mollify.repeat == 2: raise TypeError({_MISTAKE!r})"
+    env = {"PYTHONPATH": injected(tmp_path / "inject", _INJECTED.replace("FAULT", fault))}
+    options = ("--epochs", "2", "--space", str(space), "--sampler", "grid")
+    return lambda *more: sweep(*DIGITS, *options, *more, **env)
 
 
 def test_a_trial_that_breaks(broken):
-    """Set-up: a sweep over a grid, half of whose points cannot be trained. Minimum time: 30 s.
+    """Set-up: a sweep over a grid, half of whose points meet a mistake. Minimum time: 30 s.
 
     1. Each of their trials is told as FAIL (bug), and why; all others end well.
     2. It is said once for each.
@@ -55,14 +86,14 @@ def test_a_trial_that_breaks(broken):
     one = broken().start()
     one.finish()
     states = {t.number: t.state.name for t in one.trials()}
-    failed = [t for t in one.trials() if t.params["repeat"] == 5]
+    failed = [t for t in one.trials() if t.params["repeat"] == 2]
     assert len(states) == 8
     assert len(failed) >= 2
     assert [t.number for t in failed] == [n for n, state in states.items() if state == "FAIL"]
     assert set(states.values()) <= {"COMPLETE", "PRUNED", "FAIL"}
     for trial in failed:
         assert trial.user_attrs["failure"] == "bug"
-        assert "Expected `batch_size` to be a multiple of" in trial.user_attrs["failure_message"]
+        assert _MISTAKE in trial.user_attrs["failure_message"]
         assert one.said(f"trial {trial.number} failed (bug)") == 1
     one.sound()
 
@@ -84,40 +115,20 @@ def test_too_many_trials_that_break(broken):
     assert len([t for t in one.trials() if t.state.is_finished()]) < 8
     one.sound()
     one.start("--max-failures", "9").finish()
-    assert all((t.state.name == "FAIL") == (t.params["repeat"] == 5) for t in one.trials())
+    assert all((t.state.name == "FAIL") == (t.params["repeat"] == 2) for t in one.trials())
     assert len([t for t in one.trials() if t.state.is_finished()]) == 8
     one.sound()
 
 
 _BROKEN_DEVICE = """
-import builtins, os, sys
-
-imported, broken = builtins.__import__, []
-
-
-def hook(name, *args, **kwargs):
-    module = imported(name, *args, **kwargs)
-    training = getattr(sys.modules.get("mollify_core.training"), "Training", None)
-    if training is not None:
-        builtins.__import__ = imported
-        run_epoch = training.run_epoch
-
-        def run(self, *args, **kwargs):
-            import torch
+            import os, torch
 
             once = os.environ["MOLLIFY_BREAK_ONCE"]
-            if not broken and self.epoch == 2 and not os.path.exists(once):
+            if self.epoch == 2 and not os.path.exists(once):
                 open(once, "w").close()
-                broken.append(True)
-            if broken:
+                training.broken = True
+            if getattr(training, "broken", False):
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-            return run_epoch(self, *args, **kwargs)
-
-        training.run_epoch = run
-    return module
-
-
-builtins.__import__ = hook
 """
 
 
@@ -129,7 +140,10 @@ def test_a_device_that_breaks_its_process(sweep: Make, unbroken: Make, tmp_path)
     2. No trial fails, and the result equals that of an unbroken sweep, bit for bit.
     3. The checker finds nothing.
     """
-    env = {"PYTHONPATH": injected(tmp_path / "inject", _BROKEN_DEVICE), "MOLLIFY_BREAK_ONCE": str(tmp_path / "once")}
+    env = {
+        "PYTHONPATH": injected(tmp_path / "inject", _INJECTED.replace("FAULT", _BROKEN_DEVICE.strip())),
+        "MOLLIFY_BREAK_ONCE": str(tmp_path / "once"),
+    }
     one = sweep(*SHORT, **env).start()
     one.finish()
     assert (tmp_path / "once").exists()
