@@ -52,7 +52,7 @@ def test_a_terminal_that_cannot_move_gets_lines_as_a_pipe_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "hostile", ["\x1b[2J\x1b]0;title\x07", "[bold red]x[/]", "[/x]", "a\rb", "\u202etxt", "\x9b31m"]
+    "hostile", ["\x1b[2J\x1b]0;title\x07", "[bold red]x[/]", "[/x]", "a:cat:b", "a\rb", "\u202etxt", "\x9b31m"]
 )
 def test_nothing_foreign_steers_the_terminal_or_is_markup(hostile: str) -> None:
     said = io.StringIO()
