@@ -312,8 +312,8 @@ class Sweep:
         for path in self.local.glob("tensorboard/*/events.out.tfevents.*"):
             life = self.pids.index(int(path.name.split(".")[-2]))
             for event in EventFileLoader(str(path)).Load():
-                if any(value.tag == "train_loss" for value in event.summary.value):
-                    first.setdefault(life, {})[int(path.parent.name)] = event.step
+                if any(value.tag == "train/loss" for value in event.summary.value):  # charts count epochs from 1
+                    first.setdefault(life, {})[int(path.parent.name.partition("-")[0])] = event.step - 1
                     break
         return first
 
