@@ -24,7 +24,8 @@ def quoted(path: object) -> str:
     return shown(str(path), 220)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something could not be read, as a sentence quotes it."""
     said = getattr(error, "strerror", None) or " ".join(str(error).split())
     return clean(said, 160) or type(error).__name__
 
@@ -53,7 +54,7 @@ class Files(ABC):
         except DataError:
             raise
         except Exception as error:  # an archive that lies can have nearly anything raised
-            raise DataError(f"Cannot read {quoted(name)} in {quoted(self.path)}: {_reason(error)}") from None
+            raise DataError(f"Cannot read {quoted(name)} in {quoted(self.path)}: {reason(error)}") from None
 
     def text(self, name: str) -> str:
         """The content of one text file; raises as `read` does."""
@@ -159,7 +160,7 @@ class ZipFiles(Files):
             self.names = sorted(n for n in self._zip.namelist() if n and not n.endswith("/"))
         except Exception as error:  # a directory that lies can have nearly anything raised
             raise DataError(
-                f"Expected {quoted(path)} to be a whole zip archive, but reading it failed: {_reason(error)}"
+                f"Expected {quoted(path)} to be a whole zip archive, but reading it failed: {reason(error)}"
             ) from None
         self._refuse_escapes()
 
@@ -192,7 +193,7 @@ class TarFiles(Files):
         except Exception as error:  # a header that lies can have nearly anything raised
             raise DataError(
                 f"Expected {quoted(path)} to be a whole uncompressed tar archive, but reading it failed: "
-                f"{_reason(error)}"
+                f"{reason(error)}"
             ) from None
         self.names = sorted(self._places)
         self._refuse_escapes()

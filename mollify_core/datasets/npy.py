@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from mollify_core.datasets.files import reason
 from mollify_core.disk import regular
 from mollify_core.errors import DataError
-from mollify_core.foreign import clean, shown
+from mollify_core.foreign import shown
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LONGEST = 10_000  # characters of a header, which is evaluated as a literal
@@ -45,5 +46,4 @@ def load(path: Path, refusal: str) -> np.ndarray:
         order: Literal["F", "C"] = "F" if fortran else "C"
         return np.memmap(path, dtype, "c", start, shape, order)
     except Exception as error:  # a header that lies can have nearly anything raised
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"{refusal}: {clean(reason, 160) or type(error).__name__}") from None
+        raise DataError(f"{refusal}: {reason(error)}") from None

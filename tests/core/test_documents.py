@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostile import read, told
@@ -19,7 +18,7 @@ from mollify_core.documents import json_of, located, yaml_of
 from mollify_core.errors import CheckpointError, ConfigError, DataError
 from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
 from mollify_core.recipe import Recipe
-from mutations import damaged, json_bytes, yaml_text
+from mutations import damaged, json_bytes, tried, yaml_text
 from places import FIXTURES
 
 TRIAL = FIXTURES / "sweeps/finished/trials/00000"
@@ -290,12 +289,7 @@ KINDS = {
 def _try(kind: str, examples: int, folder: Path) -> None:
     act, texts = KINDS[kind]
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
-    @given(texts)
-    def run(text: bytes) -> None:
-        act(text, folder)
-
-    run()
+    tried(act, texts, examples, folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 _RAW = {  # what `json.dumps` does not write
@@ -172,3 +174,14 @@ def apply(database: Path, change: tuple[str, tuple]) -> bool:
     except sqlite3.Error:
         return False
     return True
+
+
+def tried(act: Callable[[Any, Path], object], strategy: st.SearchStrategy[Any], examples: int, folder: Path) -> None:
+    """Acts on so many examples, the same ones at every run."""
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(strategy)
+    def run(drawn: Any) -> None:
+        act(drawn, folder)
+
+    run()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import check
@@ -30,7 +29,7 @@ from mollify_sweeps.study.description import Description, description_of
 from mollify_sweeps.study.results import Results
 from mollify_sweeps.study.soundness import metrics_of
 from mollify_sweeps.trial.files import Writer
-from mutations import apply, json_bytes, study_change, yaml_text
+from mutations import apply, json_bytes, study_change, tried, yaml_text
 from places import FIXTURES
 
 SWEEPS = FIXTURES / "sweeps"
@@ -297,12 +296,7 @@ KINDS: dict[str, tuple[Callable[[Any, Path], None], st.SearchStrategy]] = {
 def _try(kind: str, examples: int, folder: Path) -> None:
     act, strategy = KINDS[kind]
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
-    @given(strategy)
-    def run(drawn: Any) -> None:
-        act(drawn, folder)
-
-    run()
+    tried(act, strategy, examples, folder)
 
 
 def _quick(kind: str) -> int:
