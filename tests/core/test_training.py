@@ -313,13 +313,13 @@ def test_validation_that_is_not_finite_is_told(digits, monkeypatch):
 
 
 def test_learns_and_reports(digits):
-    recipe = SMALL.with_(train_fraction=1.0, validation_fraction=0.1, epochs=3, p_clean=1.0)
+    recipe = SMALL.with_(train_fraction=1.0, validation_fraction=0.1, batch_size=16, p_clean=1.0)
     training = Training(recipe, training_data(recipe, digits))
     epochs = list(training.run())
     assert [e.index for e in epochs] == [0, 1, 2]
     assert epochs[-1].metrics["train_loss"] < 0.5 * epochs[0].metrics["train_loss"]
     metrics, per_image = training.final()
-    assert metrics["clean_error"] < 0.3  # chance is 0.9
+    assert metrics["clean_error"] < 0.3  # chance is 0.9; six seeds gave 0.06 to 0.12
     assert set(OBJECTIVES) <= set(metrics)
     assert set(OBJECTIVES) <= set(epochs[0].metrics)
     for kind in ("clean", "corrupted"):
