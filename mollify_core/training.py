@@ -288,19 +288,26 @@ class Training:
         return loss.detach(), weight * (guess != batch.labels).sum()
 
     def _check_finite(self, losses: Tensor) -> None:
+        """Raises on every worker what the first of them has met, so that none waits for another."""
         bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            step = int(bad[0])
-            key = (self.recipe.seed, self.epoch, step, self.worker.rank)
-            rows = max(1, len(self._steps.share(step, self.worker.rank))) * self.recipe.mollify.repeat
-            drawn = times(rows, self.data.fit.images.shape[-1], self.recipe, *key)
-            told = f"t from {min(drawn):.3g} to {max(drawn):.3g}" if drawn else "no image degraded"
-            raise NonFiniteLossError(
-                f"Expected a finite loss, but got {float(losses[step])} in epoch {self.epoch}, step {step} ({told})",
-                epoch=self.epoch,
-                step=step,
-                times=drawn,
-            )
+        met = torch.zeros(self.worker.world, 2, dtype=torch.float64)
+        first = int(bad[0]) if len(bad) else len(self._steps)
+        met[self.worker.rank] = torch.tensor([first, float(losses[first]) if len(bad) else 0.0])
+        met = self.worker.sum(met)
+        rank = int(met[:, 0].argmin())
+        step, loss = int(met[rank, 0]), float(met[rank, 1])
+        if step == len(self._steps):
+            return
+        key = (self.recipe.seed, self.epoch, step, rank)
+        rows = max(1, len(self._steps.share(step, rank))) * self.recipe.mollify.repeat
+        drawn = times(rows, self.data.fit.images.shape[-1], self.recipe, *key)
+        told = f"t from {min(drawn):.3g} to {max(drawn):.3g}" if drawn else "no image degraded"
+        raise NonFiniteLossError(
+            f"Expected a finite loss, but got {loss} in epoch {self.epoch}, step {step} ({told})",
+            epoch=self.epoch,
+            step=step,
+            times=drawn,
+        )
 
     def validate(self, k: int | None = None) -> Tensor:
         """(cells, k, 5) values of the first k validation images (None: all), the same on every worker.

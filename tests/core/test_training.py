@@ -12,6 +12,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -617,6 +619,41 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
         kept = validation_means(Training(recipe, data, state=state).validate())
         reported = torch.load(tmp_path / out / "0.pt", weights_only=False)["metrics"]
         assert kept == pytest.approx({name: reported[name] for name in kept}, rel=1e-5)
+
+
+def _break_rank(rank: int, recipe: Recipe, data: TrainingData, out: str) -> None:
+    """Trains an epoch on two workers; worker 1 meets no number at step 3."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29515"}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    training = Training(recipe, data, Worker(rank, 2))
+    step = training._step
+
+    def broken(index: int, *args: Any) -> Any:
+        loss, wrong = step(index, *args)
+        return loss * (math.nan if rank == 1 and index == 3 else 1), wrong
+
+    training._step = broken  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError) as error:
+        training.run_epoch()
+    Path(out, str(rank)).write_text(f"{error.value.step} {error.value.times} {error.value}")
+    dist.destroy_process_group()
+
+
+def test_two_workers_learn_of_a_loss_that_is_no_number(digits, tmp_path):
+    """Neither waits for the other, and both say what the one has met."""
+    recipe = SMALL.with_(batch_size=8, train_fraction=0.2)
+    context = mp.get_context("fork")
+    args = (recipe, training_data(recipe, digits), str(tmp_path))
+    processes = [context.Process(target=_break_rank, args=(rank, *args)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    first, second = (Path(tmp_path, str(rank)).read_text() for rank in range(2))
+    assert first == second
+    assert "got nan in epoch 0, step 3 (t from" in first
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class SweepStudy:
         self._trouble = ("", 0.0)  # what was said of that last, and when
         self._replaced: set[int] = set()  # trials whose process was to be replaced, through no fault of theirs
         self._lost_at: dict[int, int] = {}  # epochs of a trial when it was lost the last time
-        self._groups: dict[int, Any] = {}
+        self._boards: dict[int | str, dict[str, Any]] = {}
         sampling.enqueue(self._ledger, setup)
         self._budget = None
         if setup.budget is not None:
@@ -285,12 +285,11 @@ class SweepStudy:
             if not self._stalled:
                 self.notice("the storage takes files again; nothing was lost")
 
-    def holds(self, number: int, group: Any = None) -> Any:
-        """Told of the placement group of a trial's workers; asked without one, returns and forgets it."""
-        if group is not None:
-            self._groups[number] = group
-            return None
-        return self._groups.pop(number, None)
+    def board(self, key: int | str, **changes: Any) -> dict[str, Any]:
+        """What processes of a trial (its number) or of a worker group tell one another; after these changes to it."""
+        board = self._boards.setdefault(key, {})
+        board.update(changes)
+        return dict(board)
 
     def note(self, number: int, text: str) -> None:
         """What a running trial is doing, for the live view."""

@@ -1,13 +1,12 @@
 """Tune's trainable -> Ray Train's TorchTrainer -> `Trial`.
 
-A trial of one worker runs the trainer in local mode, inside a Tune actor that the next trial uses again (a warm start
-takes a fraction of a second); a trial of several workers pays for a worker group. Both run the same `train_loop`.
+Its process is used again by the next trial. A trial of one worker runs a trainer of its own in it, in local mode;
+trials of several workers take turns with a worker group beside it.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from typing import Any
 
 import ray
@@ -17,14 +16,12 @@ import torch
 from ray import tune
 
 from mollify_core.errors import first_line
-from mollify_core.recipe import Recipe
 from mollify_core.worker import Worker
-from mollify_sweeps.storage.store import Store, trial_folder
 from mollify_sweeps.study.client import StudyClient, sweep_of
-from mollify_sweeps.trial import feed, preemption
-from mollify_sweeps.trial.trial import Trial, TrialSetup
-
-_GROUP_RESTARTS = 3
+from mollify_sweeps.trial import preemption
+from mollify_sweeps.trial.group import Group
+from mollify_sweeps.trial.loop import train
+from mollify_sweeps.trial.trial import TrialSetup
 
 
 class TrialActor(tune.Trainable):
@@ -34,6 +31,7 @@ class TrialActor(tune.Trainable):
         self, config: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]
     ) -> None:
         self._setup, self._datasets = setup, datasets
+        self._group: Group | None = None
         if setup.workers.alone:
             preemption.listen()
 
@@ -43,10 +41,10 @@ class TrialActor(tune.Trainable):
         title = f"ray::{sweep_of(self._setup.study)}/{number:05d}"  # as Ray's dashboard and `ps` show it
         ray._raylet.setproctitle(title)  # type: ignore[attr-defined]
         while True:
-            group = study.holds(number)
-            if group is not None:  # of a process that died: Ray would keep its place until the sweep ends
-                ray.util.remove_placement_group(group)
-            _run(self.config, self._setup, self._datasets)
+            if self._setup.workers.alone:
+                _run_here(self.config, self._setup, self._datasets)
+            else:
+                self._run_in_group(number, study)
             if preemption.ends():
                 sys.exit(0)  # Tune starts another process, and the trial goes on in it
             if self._setup.workers.alone or study.stopping() or study.begin(number)["finished"]:
@@ -55,62 +53,38 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
 
+    def cleanup(self) -> None:
+        if self._group is not None:
+            self._group.close()
 
-def _run(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]) -> None:
-    study = StudyClient(setup.study)
-    # What Ray keeps of a worker group goes into a folder that no other sweep, and no other user, can foresee.
-    with tempfile.TemporaryDirectory(prefix="mollify-group-") as folder:
-        trainer = _trainer(assignment, setup, datasets, folder)
-        try:
-            trainer.fit()
-        except Exception as error:  # a worker group that could not be kept alive; a lost study ends the sweep instead
-            study.lost(assignment["number"], first_line(error), stays=not setup.workers.alone)
+    def _run_in_group(self, number: int, study: StudyClient) -> None:
+        fresh = self._group is None or not self._group.alive
+        if self._group is None or fresh:
+            placement = study.board(number).get("placement")
+            if placement is not None:  # of a process that died: Ray would keep its place until the sweep ends
+                ray.util.remove_placement_group(placement)
+                study.board(number, placement=None)
+            self._group = Group(self._setup, self._datasets)
+        broke = self._group.train(self.config)
+        if broke is not None and fresh:  # else this trial has not had all the restarts of a group
+            study.lost(number, broke, stays=True)
 
 
-def _trainer(
-    assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any], folder: str
-) -> ray.train.torch.TorchTrainer:
-    local, workers = setup.workers.alone, setup.workers
-    return ray.train.torch.TorchTrainer(
-        train_loop,
+def _run_here(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str, Any]) -> None:
+    trainer = ray.train.torch.TorchTrainer(
+        _loop,
         train_loop_config={"assignment": assignment, "setup": setup},
         datasets=datasets,
-        dataset_config=ray.train.DataConfig(datasets_to_split=[]),  # workers share each step's images out
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if local else tuple(workers) if workers.elastic else workers.most,  # type: ignore[arg-type]
-            use_gpu=setup.gpus > 0,
-            resources_per_worker=None if local else _resources(setup),
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"trial-{assignment['number']:05d}",
-            storage_path=folder,
-            failure_config=ray.train.FailureConfig(max_failures=0 if local else _GROUP_RESTARTS),
-        )
-        if not local
-        else None,
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+        scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=setup.gpus > 0),
     )
+    try:
+        trainer.fit()
+    except Exception as error:  # a lost study ends the sweep instead
+        StudyClient(setup.study).lost(assignment["number"], first_line(error))
 
 
-def _resources(setup: TrialSetup) -> dict[str, float]:
-    return {"CPU": setup.cpus, **({"GPU": setup.gpus} if setup.gpus else {})}
-
-
-def train_loop(config: dict[str, Any]) -> None:
-    """Runs in every worker of a trial (in the trial's own process when there is one worker)."""
+def _loop(config: dict[str, Any]) -> None:
     setup: TrialSetup = config["setup"]
-    number = config["assignment"]["number"]
     device = torch.device("cuda", torch.cuda.current_device()) if setup.gpus else torch.device("cpu")
-    worker = Worker(device=device)
-    if not setup.workers.alone:  # in local mode there is no group, and Ray refuses to be asked about it
-        context = ray.train.get_context()
-        worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-        preemption.listen()
-        if worker.rank == 0:
-            StudyClient(setup.study).holds(number, ray.util.get_current_placement_group())
-    torch.set_num_threads(setup.cpus)
-    study = StudyClient(setup.study)
-    store = Store(setup.storage, opened=False) / trial_folder(number)
-    recipe = Recipe.from_json(config["assignment"]["recipe"])
-    with preemption.Watch(study.stopping if worker.rank == 0 else None) as stop:
-        trial = Trial(recipe, number, setup, worker, study, store, stop)
-        trial.train(lambda: feed.training_data(setup.feed, worker, ray.train.get_dataset_shard))
+    train(config["assignment"], setup, Worker(device=device), StudyClient(setup.study))

@@ -115,7 +115,7 @@ class Trial:
                 self.study.fail(self.number, kind, message, attrs)
             if kind != "device" and self.worker.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self.worker.world > 1:  # the others wait for this worker: the group must come down
+            if self.worker.world > 1 and kind != "nan":  # the others wait for this worker: the group must come down
                 raise GroupError(message)
             if not again:
                 return

@@ -215,7 +215,7 @@ def test_policies_equal_torchvision_replayed(name: str, shape: tuple[int, int, i
 
 
 # Step by step from our own images: a level that bilinear resampling rounds differently (it depends on the processor)
-# can be many levels behind a later Solarize or Equalize. Found: none at 32 and 64 px; one level on up to 3e-4 elsewhere.
+# can be many levels behind a later Solarize or Equalize. Found: none at 32 and 64 px; elsewhere one level on 3e-4.
 @pytest.mark.parametrize("name", ["augmix", "augmix_reduced"])
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 28, 28), (1, 40, 24)], ids=str)
 def test_augmix_equals_torchvision_replayed(name: str, shape: tuple[int, int, int]) -> None:

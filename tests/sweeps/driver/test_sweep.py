@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -261,25 +262,45 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     assert told(study_of(path)) == told(study_of(sweep[0] / "study.sqlite"))
 
 
+@pytest.fixture
+def rays() -> Iterator[Path]:
+    """A folder for Ray's sessions, with a path that is short enough for its sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.mark.slow
-def test_two_workers_a_trial(tmp_path, monkeypatch):
+def test_two_workers_a_trial(tmp_path, monkeypatch, rays):
     """Data-parallel over gloo: the trial's curve is one curve, and its checkpoint a whole one.
 
-    Nothing of it stays in the machine's folder for temporary files, where another user could have foreseen its name.
+    One worker group trains them all, also after a trial whose loss was no number. Nothing of it stays in the machine's
+    folder for temporary files, where another user could have foreseen its name.
     """
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # its sockets need a short path
-    argv = ["--dataset", "digits", "--trials", "2", "--epochs", "2", "--train-fraction", "0.1", "--name", "s"]
-    out = finish(start(tmp_path, *argv, "--set", "validation_fraction=0.05", "--workers-per-trial", "2"))
+    monkeypatch.setenv("RAY_TMPDIR", str(rays))
+    (tmp_path / "space.yaml").write_text("lr: [1e30, 0.02]\nweight_decay: 0\n")
+    argv = ["--dataset", "digits", "--epochs", "2", "--train-fraction", "0.1", "--name", "s", "--trials", "8"]
+    argv += [
+        "--space",
+        str(tmp_path / "space.yaml"),
+        "--methods",
+        "plain,smoothing",
+        "--set",
+        "validation_fraction=0.05",
+    ]
+    out = finish(start(tmp_path, *argv, "--workers-per-trial", "2"))
     assert "2 workers on CPU, 1 CPU each" in out
     study = study_of(tmp_path / "runs/s/study.sqlite")
-    trial = study.trials[0]
-    assert trial.state == TrialState.COMPLETE
-    assert sorted(trial.intermediate_values) == [0, 1]
-    store = Store(trial.user_attrs["checkpoint"])
-    assert checkpoint.load(store.fs, store.root).epoch == 2
-    assert not [path for name in ("trial-*", "mollify-*") for path in (tmp_path / "tmp").glob(name)]
+    assert {(t.state.name, t.user_attrs.get("failure")) for t in study.trials} == {("COMPLETE", None), ("FAIL", "nan")}
+    for trial in (t for t in study.trials if t.state == TrialState.COMPLETE):
+        assert sorted(trial.intermediate_values) == [0, 1]
+        store = Store(trial.user_attrs["checkpoint"])
+        assert checkpoint.load(store.fs, store.root).epoch == 2
+    logs = rays.glob("ray/session_2*/logs/worker-*.err")
+    assert sum(":actor_name:RayTrainWorker" in log.read_text(errors="replace") for log in logs) == 2
+    assert not [path for name in ("trial-*", "group-*", "mollify-*") for path in (tmp_path / "tmp").glob(name)]
 
 
 @pytest.mark.slow
