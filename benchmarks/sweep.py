@@ -1,11 +1,10 @@
-"""What the service costs: the Ray Data feed, the start of a trial, and a whole sweep.
+"""What the service costs: the Ray Data feed, and a whole sweep. `groups.py` has the start of a trial.
 
     uv run python benchmarks/sweep.py feed       epoch fed by Ray Data inside a Ray Train trial / plain tensors
-    uv run python benchmarks/sweep.py start      seconds from a trial's assignment to its first batch
     uv run python benchmarks/sweep.py whole      wall time of a sweep / training time of its trials
 
 All on handwritten digits, resnet20, one thread a trial. `feed` interleaves epochs of both sides in one process and
-takes medians; `start` and `whole` run real sweeps.
+takes medians; `whole` runs a real sweep.
 """
 
 from __future__ import annotations
@@ -70,28 +69,18 @@ def feed(rounds: int) -> None:
 
 def run_sweep(*argv: str) -> tuple[float, list[Any]]:
     """(wall seconds, trials) of a real sweep in a process of its own."""
-    import optuna
+    from mollify_sweeps.study.database import Location, quiet_optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "sweeps/search.py"), "--dataset", "digits", "--name", "s", *argv]
+        command = [sys.executable, str(ROOT / "sweeps/search.py"), "--dataset", "digits"]
+        command += ["--name", "s", "--wandb", "off", *argv]
         started = time.perf_counter()
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - started
-        study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/runs/s/study.sqlite")
-        return wall, study.trials
-
-
-def start() -> None:
-    for workers, trials in ((1, 8), (2, 3)):
-        shape = ("--trials", str(trials), "--epochs", "1", "--workers-per-trial", str(workers))
-        _, done = run_sweep(*shape, "--max-concurrent", "1", "--pruner", "none")
-        first, *later = [t.user_attrs["startup_seconds"] for t in done]
-        print(
-            f"start: {workers} worker(s): first trial {first:.2f} s, later ones {statistics.median(later):.2f} s",
-            end=" ",
-        )
-        print(f"({min(later):.2f} to {max(later):.2f}) from assignment to first batch")
+        ledger = Location.of_file(Path(folder, "runs/s/study.sqlite")).load("s")
+        assert ledger is not None
+        return wall, ledger.trials
 
 
 def whole(epochs: int) -> None:
@@ -110,12 +99,12 @@ def whole(epochs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("feed", "start", "whole"), nargs="*", default=["feed", "start", "whole"])
+    parser.add_argument("what", choices=("feed", "whole"), nargs="*", default=["feed", "whole"])
     parser.add_argument("--rounds", type=int, default=8, help="epochs of each side in `feed`")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of a trial in `whole`")
     args = parser.parse_args()
     for what in args.what:
-        {"feed": lambda: feed(args.rounds), "start": start, "whole": lambda: whole(args.epochs)}[what]()
+        {"feed": lambda: feed(args.rounds), "whole": lambda: whole(args.epochs)}[what]()
 
 
 if __name__ == "__main__":

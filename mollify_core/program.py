@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +18,9 @@ from typing import Any, TextIO
 from mollify_core.errors import ConfigError, MollifyError
 from mollify_core.foreign import clean
 from mollify_core.hiding import hidden
+
+STARTED = time.perf_counter()
+"""When this process began, but for Python itself."""
 
 _PROJECT = Path(__file__).resolve().parents[1]
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mollify_core.networks.registry import NETWORKS, build
 
@@ -34,6 +33,8 @@ def cost(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> Cost
     Raises:
         ConfigError: as `build`.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
+
     with torch.device("meta"):
         net = build(name, num_classes, image_shape).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -76,6 +76,7 @@ def execute(
         objective=objective,
         concurrent=sweep.placement.concurrent,
         seconds_per_trial=sweep.seconds,
+        seconds_to_start=sweep.start_seconds,
     )
     trackers = Trackers(
         sweep=description,

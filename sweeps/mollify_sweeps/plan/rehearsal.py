@@ -6,6 +6,7 @@ import dataclasses
 import math
 import multiprocessing
 import statistics
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from mollify_core import program
 from mollify_core.checkpoint import KEEP
 from mollify_core.datasets import DatasetSpec, ImageSet
 from mollify_core.measure.validation import CELLS, ValidationSet, epoch_images
@@ -23,6 +25,11 @@ from mollify_core.worker import Worker
 from mollify_sweeps.plan.placement import Placement
 
 _SECONDS, _STEPS = 8.0, 3  # that are timed at most
+# Importing PyTorch and this package took so long. On the same machine Ray's start and the imports of its processes, and
+# the report, take so many times as long: measured 5 to 8 and 8 to 10 on two cores, and 1 to 2.
+_IMPORTS = min(time.perf_counter() - program.STARTED, 30.0)
+_START_ALONE, _START_GROUP, _REPORT = 8, 12, 2
+_EACH, _UNEVEN = 0.5, 1.25  # seconds between two trials, and how much longer they train beside one another, at most
 T = TypeVar("T")
 
 
@@ -79,6 +86,23 @@ def seconds_per_trial(
     each = epoch_images(n_fit, round(n_val * (1 - recipe.data.judging_fraction)))
     validation = (each * recipe.optim.epochs + n_val) * CELLS / 3
     return per_image / placement.workers.most * (n_fit * recipe.optim.epochs + validation)
+
+
+def start_seconds(placement: Placement) -> float:
+    """From the plan to the first batch of a trial, at most."""
+    return _IMPORTS * (_START_ALONE if placement.workers.alone else _START_GROUP)
+
+
+def most_seconds(each: float, left: int, placement: Placement) -> float:
+    """What a sweep takes from its plan to its report, at most, on a machine that does nothing else.
+
+    Args:
+        each: training time of one trial.
+        left: trials that are to train.
+        placement: how many train at once.
+    """
+    rounds = -(-left // placement.concurrent)
+    return start_seconds(placement) + rounds * (each * _UNEVEN + _EACH) + _IMPORTS * _REPORT
 
 
 def _per_image(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, threads: int, device: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mollify_core.datasets import Prepared
 from mollify_core.recipe import Recipe
+from mollify_sweeps.plan import rehearsal
 from mollify_sweeps.plan.options import Command, Following
 from mollify_sweeps.plan.placement import Placement
 from mollify_sweeps.storage.store import Store
@@ -52,3 +53,8 @@ class Sweep:
     def name(self) -> str:
         """Of the sweep."""
         return self.setup.name
+
+    @property
+    def start_seconds(self) -> float:
+        """From the plan to the first batch of a trial, at most."""
+        return rehearsal.start_seconds(self.placement)

@@ -15,6 +15,7 @@ from mollify_core.steps import joining
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.console import styled
 from mollify_sweeps.display.text import duration, size
+from mollify_sweeps.plan import rehearsal
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.study import budget
 from mollify_sweeps.study.database import finished
@@ -95,10 +96,12 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     if sweep.seconds is None:
         table.add_row("time", "unknown until the first epoch: the trials' device is not on this machine")
     else:
-        total = sweep.seconds * -(-left // place.concurrent)
-        single = duration(sweep.seconds)
-        shortened = ", less where trials are pruned" if setup.description.pruner != "none" else ""
-        table.add_row("time", f"about {single} a trial, about {duration(total)} in all{shortened}")
+        total = rehearsal.most_seconds(sweep.seconds, left, place)
+        pruned = "; less where trials are pruned" if setup.description.pruner != "none" else ""
+        words = (
+            f"about {duration(sweep.seconds)} a trial, at most {duration(total)} in all (with start and report{pruned})"
+        )
+        table.add_row("time", words)
     need = sweep.checkpoint_bytes * left
     table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
     if sweep.command.environment:

@@ -27,13 +27,21 @@ class View(Follower):
         objective: name of the first objective.
         concurrent: trials at once.
         seconds_per_trial: an estimate, until the first epoch; None when there is none.
+        seconds_to_start: until then, from now; an estimate too.
     """
 
     def __init__(
-        self, console: Console, *, name: str, objective: str, concurrent: int, seconds_per_trial: float | None
+        self,
+        console: Console,
+        *,
+        name: str,
+        objective: str,
+        concurrent: int,
+        seconds_per_trial: float | None,
+        seconds_to_start: float = 0,
     ) -> None:
         self._console, self._name, self._objective = console, name, objective
-        self._concurrent, self._estimate = concurrent, seconds_per_trial
+        self._concurrent, self._estimate, self._start = concurrent, seconds_per_trial, seconds_to_start
         self._started = time.monotonic()
         self._line_at = self._started
         self._finished: int | None = None
@@ -96,7 +104,7 @@ class View(Follower):
 
     def _seconds_left(self, status: dict[str, Any]) -> float | None:
         """From the mean time of finished trials (pruned ones included), else the pace of the running ones, else the
-        estimate.
+        estimates.
         """
         paces = [live["seconds"] / live["epoch"] * live["epochs"] for live in status["live"] if live["epoch"]]
         if not status["trials"]:
@@ -107,7 +115,10 @@ class View(Follower):
         mean = sum(known) / len(known)
         running = sum(max(0.0, mean - live["seconds"]) for live in status["live"])
         unstarted = max(0, status["trials"] - _finished(status) - len(status["live"]))
-        return (running + unstarted * mean) / self._concurrent
+        start = 0.0
+        if not paces and not status["finished_seconds"]:
+            start = max(0.0, self._start - (time.monotonic() - self._started))
+        return start + (running + unstarted * mean) / self._concurrent
 
 
 def _finished(status: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mollify_core.datasets.load import ImageSet
+from mollify_core.datasets.load import ImageSet, whole_numbers
 from mollify_core.datasets.preparation import Prepared
 from mollify_core.datasets.split import judging_rows
 from mollify_core.measure.validation import ValidationSet
@@ -50,7 +50,7 @@ def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedIn
     import ray.data
 
     table = prepared.table("train")
-    fit, validation = split_rows(table.column("label").to_numpy(), recipe, prepared)
+    fit, validation = split_rows(whole_numbers(table.column("label")), recipe, prepared)
     parts = {"fit": fit, "validation": validation}
     # One block each: a worker on the CPU reads it where it lies.
     shards = {name: ray.data.from_arrow(table.take(rows).combine_chunks()) for name, rows in parts.items()}

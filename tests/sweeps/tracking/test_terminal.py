@@ -13,6 +13,18 @@ LIVE = {"number": 0, "seconds": 30.0, "epoch": 3, "epochs": 10, "value": None, "
 STARTING = {**LIVE, "number": 1, "epoch": 0}
 
 
+def test_time_left_counts_the_start_until_a_trial_trains():
+    out = io.StringIO()
+    made = {"name": "s", "objective": "nll", "concurrent": 2, "seconds_per_trial": 20.0, "seconds_to_start": 15.0}
+    view = View(Console(file=out, width=200), **made)
+    status = {"counts": {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}, "trials": 4, "best": None, "references": {}}
+    view.update({**status, "live": [], "finished_seconds": []})
+    assert out.getvalue().strip().endswith("about 55 s left")
+    trained = {**LIVE, "seconds": 10.0, "epoch": 5}
+    line = view._line({**status, "live": [trained], "finished_seconds": []})
+    assert line.endswith("about 35 s left")  # 20 s each: 10 of this one and three more, two at once
+
+
 @pytest.mark.parametrize(
     ("estimate", "live", "finished", "says"),
     [
