@@ -32,7 +32,8 @@ def ours(workers: int) -> list[float]:
 def documented(workers: int) -> list[float]:
     """The same of Ray's form."""
     command = [sys.executable, "-m", "benchmarks.groups", "--documented", str(workers)]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    run = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def run_documented(workers: int) -> None:
