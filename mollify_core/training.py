@@ -162,13 +162,13 @@ class Training:
         index, self.epoch, self.progress = self.epoch, self.epoch + 1, None
         n_fit, repeat = len(self.data.fit), self.recipe.mollify.repeat
         held_out = self.data.validation
-        values = None if held_out is None else self.validate(epoch_images(n_fit, held_out.choosing))
+        k = 0 if held_out is None else epoch_images(n_fit, held_out.choosing)
         metrics = {
             "train_loss": loss / (n_fit * repeat),
             "train_error": errors / (n_fit * repeat),
             "lr": learning_rate(self.recipe, index),
             "images_per_second": n_fit / trained,
-            **({} if values is None else validation_means(values)),
+            **({} if held_out is None else validation_means(self.validate(k), held_out.labels[:k])),
             "seconds": time.perf_counter() - started,
         }
         return Epoch(index, metrics)
@@ -191,8 +191,10 @@ class Training:
 
     def final(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """(clean_* and corrupted_* of the images that choose, `image_values` of those that judge), in one pass."""
-        choosing, judging = self.data.halves(self.validate())
-        return validation_means(choosing), image_values(judging)
+        assert self.data.validation is not None
+        values, labels = self.validate(), self.data.validation.labels[None]
+        (choosing, judging), (chosen, judged) = self.data.halves(values), self.data.halves(labels)
+        return validation_means(choosing, chosen[0]), image_values(judging, judged[0])
 
     def _train_epoch(self, started: float, stop: Stop | None) -> tuple[float, float]:
         """(sum of losses, number of errors) over all fit images of all workers.

@@ -43,7 +43,7 @@ class TrainingData:
         """Splits values of all validation images, of which there are some.
 
         Args:
-            values: (cells, n, …) as of `ValidationSet.measure`.
+            values: (cells, n, …) as of `ValidationSet.measure`, or labels (1, n).
 
         Returns:
             Those of the images that choose, and those of the images that judge: all where none only judges.

@@ -101,8 +101,8 @@ def parser() -> Parser:
         "--objective",
         default="corrupted_nll",
         metavar="NAME[,NAME]",
-        help="what is minimised on validation: corrupted_ or clean_ with nll, error or debiased_ece (default: "
-        "corrupted_nll)",
+        help="what is minimised on validation: corrupted_ or clean_ with nll, error, balanced_error (every class "
+        "weighs the same) or debiased_ece (default: corrupted_nll)",
     )
     g.add_argument(
         "--space", metavar="FILE", help="YAML: which settings are searched, in which ranges (default: built in)"

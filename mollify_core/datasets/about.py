@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mollify_core.datasets.folder import Listed
 from mollify_core.datasets.load import Prepared
 from mollify_core.datasets.specs import ImageFolder
@@ -9,15 +11,21 @@ from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION
 from mollify_core.foreign import clean
 
 _FIRST = 5  # classes that are named
+_UNEQUAL = 1.5  # times as many images in one class as in another are worth a word
 
 
 def described(prepared: Prepared) -> dict[str, str]:
-    """Lines by their names, of text that is safe to print: "classes", "splits", and of a folder of one's own what is
-    "left out" by reason and the "background", as far as there is something to say.
+    """Lines by their names, of text that is safe to print: "classes", "unequal" ones, "splits", and of a folder of
+    one's own what is "left out" by reason and the "background", as far as there is something to say.
     """
     names, counts = prepared.manifest["class_names"], prepared.manifest["counts"]
     first = ", ".join(clean(name, 24, keep="") for name in names[:_FIRST])
     lines = {"classes": f"{len(names)}: {first}{', …' if len(names) > _FIRST else ''}"}
+    of_class = np.bincount(prepared.labels(TRAIN), minlength=len(names))
+    most, least = of_class.argmax(), of_class.argmin()
+    if of_class[most] > _UNEQUAL * of_class[least]:
+        told = [f"{of_class[i]:,} of {clean(names[i], 24, keep='')}" for i in (most, least)]
+        lines["unequal"] = f"from {told[0]} to {told[1]}; the balanced error weighs all classes alike"
     source = prepared.spec.source
     numbers = {TRAIN: counts[TRAIN] - prepared.validation, VALIDATION: prepared.validation, TEST: counts[TEST]}
     if not isinstance(source, ImageFolder) or not isinstance(source.listed, Listed):

@@ -22,7 +22,10 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure import calibration
 from mollify_core.measure.metrics import COLUMNS, Metrics, per_image
 
-OBJECTIVES = tuple(f"{kind}_{metric}" for kind in ("corrupted", "clean") for metric in ("nll", "error", "debiased_ece"))
+_RANKED = ("nll", "error", "balanced_error", "debiased_ece")
+OBJECTIVES = tuple(f"{kind}_{metric}" for kind in ("corrupted", "clean") for metric in _RANKED)
+BY_IMAGE = tuple(name for name in OBJECTIVES if not name.endswith("ece"))
+"""Those that are the mean of a value per image."""
 BIASED = {"corrupted_ece": "corrupted_debiased_ece", "clean_ece": "clean_debiased_ece"}  # objectives of version 0.1
 CELLS = 1 + len(HELDOUT) * len(SEVERITIES)
 BATCH = 512
@@ -168,10 +171,17 @@ class ValidationSet:
         return values
 
 
-def validation_means(values: Tensor) -> dict[str, float]:
-    """Metrics named clean_* and corrupted_* from the values of `ValidationSet.measure` (cells, n, 5).
+def class_weights(labels: Tensor) -> Tensor:
+    """(n,) float64 with mean 1: images of each class that occurs weigh equally much together."""
+    counts = labels.bincount().double()
+    return (len(labels) / ((counts > 0).sum() * counts))[labels]
 
-    A trial's are those of the images that choose.
+
+def validation_means(values: Tensor, labels: Tensor) -> dict[str, float]:
+    """Metrics named clean_* and corrupted_* from the values of `ValidationSet.measure` (cells, n, 5) and labels (n,).
+
+    A trial's are those of the images that choose. The balanced error is the mean over the classes that occur of the
+    share of their images that are wrong: chance is 1 - 1 / classes however unequal they are.
 
     Corrupted metrics are unweighted means over the corruption cells, as the benchmark's are; ECE is pooled over the
     images of a cell. The debiased ECE is the root of the mean over cells of `calibration.debiased_square`: near 0, and
@@ -181,28 +191,33 @@ def validation_means(values: Tensor) -> dict[str, float]:
     names = ("nll", "error", "top5_error", "brier", "ece")
     result = {f"clean_{name}": cells[0][name] for name in names}
     result |= {f"corrupted_{name}": float(np.mean([c[name] for c in cells[1:]])) for name in names}
+    balanced = (values[..., 1].double() * class_weights(labels.cpu())).mean(dim=1)
+    result |= {"clean_balanced_error": float(balanced[0]), "corrupted_balanced_error": float(balanced[1:].mean())}
     squares = [calibration.debiased_square(cell[:, 4], 1 - cell[:, 1]) for cell in values]
     result["clean_debiased_ece"] = calibration.signed_root(squares[0])
     result["corrupted_debiased_ece"] = calibration.signed_root(float(np.mean(squares[1:])))
     return result
 
 
-def image_values(values: Tensor) -> dict[str, np.ndarray]:
-    """What comparisons and pictures need, from the values of `ValidationSet.measure` (cells, n, 5).
+def image_values(values: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+    """What comparisons and pictures need, from the values of `ValidationSet.measure` (cells, n, 5) and labels (n,).
 
     A trial's, in its validation.npz, are those of the images that only judge, or of all where there are none.
 
-    Per-image NLL and error (n,), clean and as the mean over the corruption cells; "confidence" (cells, n) float32 and
-    "correct" (cells, n) bool, see `calibration.predictions`; and "bins" (cells, 3, bins) float64: number of images,
-    accuracy and mean confidence by confidence, see `calibration.reliability`.
+    Per-image NLL, error and balanced error (n,; an error times the weight of its class, see `class_weights`), clean and
+    as the mean over the corruption cells; "confidence" (cells, n) float32 and "correct" (cells, n) bool, see
+    `calibration.predictions`; and "bins" (cells, 3, bins) float64: number of images, accuracy and mean confidence by
+    confidence, see `calibration.reliability`.
     """
-    nll, error = values[..., 0].numpy(), values[..., 1].numpy()
+    nll, error, weights = values[..., 0].numpy(), values[..., 1].numpy(), class_weights(labels.cpu()).float().numpy()
     bins = [torch.stack(calibration.reliability(cell[:, 4], 1 - cell[:, 1])) for cell in values]
     return {
         "clean_nll": nll[0],
         "clean_error": error[0],
         "corrupted_nll": nll[1:].mean(axis=0),
         "corrupted_error": error[1:].mean(axis=0),
+        "clean_balanced_error": error[0] * weights,
+        "corrupted_balanced_error": error[1:].mean(axis=0) * weights,
         "confidence": values[..., 4].numpy(),
         "correct": error == 0,
         "bins": torch.stack(bins).numpy(),

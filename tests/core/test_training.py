@@ -433,7 +433,8 @@ def test_validation_subsample(digits):
     torch.testing.assert_close(odd + even, everything)
     clean = whole.measure(forward, range(50))[:1, :50]
     torch.testing.assert_close(clean, everything[:1, :50])
-    assert validation_means(everything)["clean_error"] != validation_means(everything)["corrupted_error"]
+    means = validation_means(everything, whole.labels)
+    assert means["clean_error"] != means["corrupted_error"]
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5])
@@ -471,7 +472,7 @@ def test_images_that_only_judge_change_no_value_of_a_trial(digits):
     assert metrics == others
     assert all((images[name] != other_images[name]).any() for name in ("clean_nll", "corrupted_nll"))
     values = training.validate()
-    assert validation_means(values[:, :first]) == metrics
+    assert validation_means(values[:, :first], data.validation.labels[:first]) == metrics
     np.testing.assert_array_equal(values[0, first:, 0].numpy(), other_images["clean_nll"])
 
 
@@ -616,7 +617,7 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
     assert less_timing(whole["metrics"]) == pytest.approx(less_timing(stopped["metrics"]))
     for out in ("whole", "stopped"):
         state = checkpoint.load_newest(fs.LocalFileSystem(), str(tmp_path / out))
-        kept = validation_means(Training(recipe, data, state=state).validate())
+        kept = validation_means(Training(recipe, data, state=state).validate(), data.validation.labels)
         reported = torch.load(tmp_path / out / "0.pt", weights_only=False)["metrics"]
         assert kept == pytest.approx({name: reported[name] for name in kept}, rel=1e-5)
 

@@ -22,6 +22,7 @@ from mollify_core.measure.bootstrap import ece_cells
 from mollify_core.measure.comparison import Claim, Crossed, Parts
 from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.statistics import Mean
+from mollify_core.measure.validation import BY_IMAGE
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 from mollify_core.training_data import training_data
@@ -36,10 +37,8 @@ from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.results import Results
 
 SUFFIX = "-confirm"
-BY_IMAGE = ("corrupted_nll", "corrupted_error", "clean_nll", "clean_error")
-"""Metrics that have a value per image."""
-MEASURED = (*BY_IMAGE, "corrupted_ece", "clean_ece")
-"""Metrics that a confirmation has intervals of."""
+MEASURED = ("corrupted_nll", "corrupted_error", "clean_nll", "clean_error", "corrupted_ece", "clean_ece")
+"""Metrics that a confirmation has intervals of, beside its objective."""
 
 
 def check(confirm: Confirm) -> None:
@@ -150,7 +149,7 @@ def read(study: Ledger, plan: Plan, matters: float, per_image: PerImage) -> Conf
     """
     results, trained = Results(study), runs.completed(study)
     found = {run.name: trained[run.name] for run in plan.runs if run.name in trained}
-    estimates = {cells.words: _estimates(cells, found, per_image) for cells in plan.cells}
+    estimates = {cells.words: _estimates(cells, found, per_image, metric_of(results)) for cells in plan.cells}
     known = [crossed for crossed, _ in estimates.values() if crossed]
     metric = results.metric if all(results.metric in crossed for crossed in known) else metric_of(results)
     claimed: dict[str, contrast.Contrast | Crossed] = {}
@@ -168,10 +167,10 @@ def read(study: Ledger, plan: Plan, matters: float, per_image: PerImage) -> Conf
 
 
 def _estimates(
-    cells: Cells, found: dict[str, dict[int, FrozenTrial]], per_image: PerImage
+    cells: Cells, found: dict[str, dict[int, FrozenTrial]], per_image: PerImage, objective: str
 ) -> tuple[dict[str, Crossed], dict[str, Parts]]:
     crossed, parts = {}, {}
-    for metric in MEASURED:
+    for metric in dict.fromkeys((*MEASURED, objective)):
         values = _values(cells.crossed, found, per_image, metric)
         if values is not None:
             crossed[metric] = comparison.crossed(values)

@@ -13,6 +13,7 @@ NONE = "–"
 """Stands where there is no number."""
 _NAMES = {
     "error": "error",
+    "balanced_error": "balanced error",
     "top5_error": "top-5 error",
     "nll": "NLL",
     "brier": "Brier score",

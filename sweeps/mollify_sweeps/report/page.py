@@ -13,6 +13,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from mollify_core.measure.statistics import Mean
+from mollify_core.measure.validation import BY_IMAGE
 from mollify_sweeps.display.axes import MINUS
 from mollify_sweeps.display.charts import difference_row, interval_chart
 from mollify_sweeps.display.page import (
@@ -64,7 +65,7 @@ def page(
     """
     sweep, per_image = results.sweep, per_image or {}
     metrics = dict.fromkeys([results.metric, *_PAIRED])
-    differences = {metric: words.paired(results, per_image, metric) for metric in metrics if metric in _PAIRED}
+    differences = {metric: words.paired(results, per_image, metric) for metric in metrics if metric in BY_IMAGE}
     cells = model_charts.validation(results, per_image)
     tested = read(evaluation) if evaluation else None
     suggested = _opening(results, differences, model_charts.test_tiles(results, *tested) if tested else [])

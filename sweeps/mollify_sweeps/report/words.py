@@ -23,7 +23,7 @@ from mollify_sweeps.study.results import Results
 PerImage = Mapping[int, Mapping[str, np.ndarray]]
 """Trial number -> metric -> a value per validation image; see `build.build`."""
 TOP = 10  # trials in the tables
-_MEASURED = ("nll", "error", "top5_error", "brier", "ece", "debiased_ece")
+_MEASURED = ("nll", "error", "balanced_error", "top5_error", "brier", "ece", "debiased_ece")
 METRICS = tuple(f"{kind}_{metric}" for kind in ("clean", "corrupted") for metric in _MEASURED)
 PAIRED_NOTE = "The intervals cover the choice of the validation images, not that of the training seed."
 

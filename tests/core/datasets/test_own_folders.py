@@ -71,6 +71,15 @@ def test_splits_by_any_usual_name(tmp_path: Path, names: tuple[str, str]) -> Non
     assert said["classes"] == "2: ant, bee"
 
 
+def test_unequal_classes_are_told(tmp_path: Path) -> None:
+    folder = divided(tmp_path / "p", {"train": 8, "test": 2})
+    assert "unequal" not in described(take(folder))
+    for path in sorted((tmp_path / "p/train/bee").iterdir())[:5]:
+        path.unlink()
+    said = described(take(folder))
+    assert said["unequal"] == "from 8 of ant to 3 of bee; the balanced error weighs all classes alike"
+
+
 def test_a_folder_to_validate_on_is_what_validates(tmp_path: Path) -> None:
     without = take(divided(tmp_path / "p", {"train": 6, "test": 3}))
     prepared = take(divided(tmp_path / "p", {"train": 6, "test": 3, "Val": 4}))

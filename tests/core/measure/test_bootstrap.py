@@ -74,9 +74,10 @@ def test_what_a_trial_keeps_gives_its_calibration_error() -> None:
     rng = torch.Generator().manual_seed(0)
     values = torch.rand(5, 200, 5, generator=rng)
     values[..., 1] = (values[..., 1] < 0.3).float()
-    kept = image_values(values)
+    labels = torch.arange(200) % 7
+    kept = image_values(values, labels)
     sure, right = (np.tile(kept[name], (2, 2, 1, 1)) for name in ("confidence", "correct"))
-    means = validation_means(values)
+    means = validation_means(values, labels)
     for metric, of in (("clean_ece", slice(1)), ("corrupted_ece", slice(1, None))):
         cells = ece_cells(sure[:, :, of], right[:, :, of], np.random.default_rng(0), draws=2)
         assert cells.means == pytest.approx(np.full((2, 2), means[metric]), rel=1e-5)

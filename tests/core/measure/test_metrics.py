@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import brier_score_loss, log_loss, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, top_k_accuracy_score
 
 from mollify_core.measure.metrics import Metrics, per_image
+from mollify_core.measure.validation import image_values, validation_means
 
 
 def compute(logits, labels, bins=15):
@@ -59,3 +60,25 @@ def test_edges():
         Metrics().compute()
     with pytest.raises(ValueError, match="-1"):
         Metrics(-1)
+
+
+def test_balanced_error_is_scikit_learns_and_the_mean_of_its_values():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 150 + [1] * 40 + [4] * 10)  # classes 2 and 3 have no image
+    logits = torch.randn(3, 200, 6, generator=generator)
+    logits[:, torch.arange(200), labels] += torch.tensor([3.0, 1.0, 0.0])[:, None]
+    values = torch.stack([per_image(cell, labels) for cell in logits])
+    means, images = validation_means(values, labels), image_values(values, labels)
+    of_cells = [1 - balanced_accuracy_score(labels, cell.argmax(1)) for cell in logits.double()]
+    assert means["clean_balanced_error"] == pytest.approx(of_cells[0])
+    assert means["corrupted_balanced_error"] == pytest.approx(np.mean(of_cells[1:]))
+    assert means["clean_balanced_error"] != pytest.approx(means["clean_error"], abs=0.001)
+    for name in ("clean_balanced_error", "corrupted_balanced_error"):
+        assert images[name].mean() == pytest.approx(means[name], rel=1e-5)
+
+
+def test_balanced_error_of_equal_classes_is_the_error():
+    values = torch.rand(3, 60, 5).round()
+    means = validation_means(values, torch.arange(60) % 6)
+    assert means["clean_balanced_error"] == pytest.approx(means["clean_error"])
+    assert means["corrupted_balanced_error"] == pytest.approx(means["corrupted_error"])

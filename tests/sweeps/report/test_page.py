@@ -98,6 +98,9 @@ def words(page: str) -> str:
     return " ".join(" ".join(Tree(page).text).split())
 
 
+LABELS = torch.arange(400) % 10  # as many of each class
+
+
 def validation_values(error: float, seed: int = 0) -> torch.Tensor:
     """What `ValidationSet.measure` gives for a classifier of 400 images that errs at this rate, more when corrupted."""
     generator = torch.Generator().manual_seed(seed)
@@ -114,7 +117,7 @@ def validation_values(error: float, seed: int = 0) -> torch.Tensor:
 def measured(study: optuna.Study, errors: dict[str, float]) -> dict[int, dict[str, np.ndarray]]:
     """Values per image, and bins, of the compared trials."""
     compared = Results(study).compared
-    return {compared[name].number: image_values(validation_values(error)) for name, error in errors.items()}
+    return {compared[name].number: image_values(validation_values(error), LABELS) for name, error in errors.items()}
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +206,7 @@ def test_answers_that_are_not_yes(tmp_path: Path) -> None:
     same = {"best": 0.2, "paper": 0.2, "plain": 0.2}
     values = measured(study, same)
     best = results.compared["best"].number
-    values[best] = image_values(validation_values(0.2, seed=5))
+    values[best] = image_values(validation_values(0.2, seed=5), LABELS)
     assert "These images cannot tell: the best trial's corrupted error is" in words(
         html_report.page(results, per_image=values)
     )
@@ -419,8 +422,8 @@ def test_the_front_of_one_objective_is_that_of_clean_against_corrupted(single: o
 def test_bins_of_the_validation_are_its_metrics(single: optuna.Study) -> None:
     values = validation_values(0.2)
     best = Results(single).compared["best"].number
-    rows = model_charts.validation(Results(single), {best: image_values(values)})
-    metrics = validation_means(values)
+    rows = model_charts.validation(Results(single), {best: image_values(values, LABELS)})
+    metrics = validation_means(values, LABELS)
     assert [(row["name"], row["severity"]) for row in rows[1:]] == [(n, s) for n in HELDOUT for s in SEVERITIES]
     for name in ("error", "ece"):
         assert rows[0][name] == pytest.approx(metrics[f"clean_{name}"])
