@@ -17,6 +17,7 @@ SINK_MODES = ("la", "lm")
 LABEL_MODES = ("ls", "ld", *SINK_MODES)
 LOSSES = ("ce", "bce", "nce")
 LABEL_SOURCES = ("schedule", "nmi")
+BALANCES = ("none", "sampling", "loss")
 SCALINGS = ("normal", "uniform")
 PRECISIONS = ("float32", "bf16")
 OPTIMIZERS = ("sgd", "adamw")
@@ -74,6 +75,9 @@ class Data:
         scaling: "normal" subtracts the data set's mean and divides by its standard deviation; "uniform"
             maps [0, 1] to [-1, 1].
         augment: image augmentations, names in `mollify_core.augment.AUGMENTATIONS`, applied in that order.
+        balance: how classes with few fit images are made up for: "none"; "sampling", an epoch draws as many images as
+            there are, with replacement, each class equally often; "loss", the loss of an image is divided by the
+            number of its class, relative to the mean.
     """
 
     dataset: str = "cifar10"
@@ -85,6 +89,7 @@ class Data:
     scaling: str = "normal"
     augment: tuple[str, ...] = ("flip", "crop")
     background: str = "white"
+    balance: str = "none"
 
     def __post_init__(self) -> None:
         least, most = IMAGE_SIDES
@@ -97,6 +102,7 @@ class Data:
         check(self.split_seed >= 0, "split_seed", "a non-negative integer", self.split_seed)
         check(self.scaling in SCALINGS, "scaling", f"one of {SCALINGS}", self.scaling)
         object.__setattr__(self, "augment", canonical(self.augment))
+        check(self.balance in BALANCES, "balance", f"one of {BALANCES}", self.balance)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from mollify_core.augment import augment
 from mollify_core.batch import Batch, losses, make_batch, times
 from mollify_core.classifier import Classifier, build_network
 from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted, first_line
+from mollify_core.measure.metrics import class_weights
 from mollify_core.measure.validation import epoch_images, image_values, validation_means
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
@@ -130,6 +131,9 @@ class Training:
         if recipe.optim.compile:
             self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
         self._normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, device)
+        self._weights: Tensor | None = None  # of the classes, in the loss
+        if recipe.data.balance == "loss":
+            self._weights = class_weights(data.fit.labels, data.classes).float().to(device)
         self._uncoupled: float | None = None
         if recipe.label == "uncoupled":
             self._uncoupled = mean_strength(recipe, data.fit.images, data.classes, self._normalise)
@@ -203,10 +207,9 @@ class Training:
             started: when the epoch started, by `time.perf_counter`.
             stop: see `run_epoch`.
         """
-        recipe, worker, total, steps = self.recipe, self.worker, len(self.data.fit), self._steps
+        recipe, worker, steps = self.recipe, self.worker, self._steps
         self._parallel.train()
-        # One order for all workers: a step's images are the same however many share them.
-        order = torch.randperm(total, generator=rng.generator(recipe.seed, self.epoch, 0, "order")).to(worker.device)
+        order = self.data.order(recipe, self.epoch).to(worker.device)
         sums = torch.zeros(len(steps), device=worker.device)
         errors = torch.zeros((), device=worker.device)
         done = self.progress.step if self.progress else 0
@@ -284,7 +287,10 @@ class Training:
         recipe, classes = self.recipe, self.data.classes
         with autocast(recipe.optim.precision, self.worker.device):
             logits = self._parallel(batch.x.contiguous(memory_format=torch.channels_last))
-        loss = weight * losses(logits, batch, classes, recipe).sum()
+        each = losses(logits, batch, classes, recipe)
+        if self._weights is not None:
+            each = each * (self._weights[batch.labels] if batch.soft is None else batch.soft @ self._weights)
+        loss = weight * each.sum()
         (loss * scale).backward()
         guess = logits.detach()[:, :classes].argmax(dim=1)
         return loss.detach(), weight * (guess != batch.labels).sum()

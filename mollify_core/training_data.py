@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mollify_core import rng
 from mollify_core.datasets import Prepared
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.split import judging_rows, stratified_split, stratified_subset
+from mollify_core.measure.metrics import balanced
 from mollify_core.measure.validation import ValidationSet
 from mollify_core.recipe import Recipe
 
@@ -38,6 +40,15 @@ class TrainingData:
     def final(self) -> bool:
         """Whether the model is for use: no image is held out."""
         return self.validation is None
+
+    def order(self, recipe: Recipe, epoch: int) -> Tensor:
+        """(fit images,) rows of an epoch, on the CPU; one order for all workers, so that a step's images are the same
+        however many share them.
+        """
+        total, generator = len(self.fit), rng.generator(recipe.seed, epoch, 0, "order")
+        if recipe.data.balance == "sampling":
+            return torch.multinomial(balanced(self.fit.labels), total, replacement=True, generator=generator)
+        return torch.randperm(total, generator=generator)
 
     def halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Splits values of all validation images, of which there are some.

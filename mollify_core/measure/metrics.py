@@ -44,6 +44,18 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & before)).sum(dim=1, dtype=torch.int32)
 
 
+def class_weights(labels: Tensor, classes: int = 0) -> Tensor:
+    """(classes,) float64: with them, images of each class that occurs weigh equally much together, 1 in the mean."""
+    counts = labels.bincount(minlength=classes).double()
+    return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts), 0.0)
+
+
+def balanced(labels: Tensor) -> Tensor:
+    """(n,) float64, on the CPU: the weights of `class_weights`, an image each."""
+    labels = labels.cpu()
+    return class_weights(labels)[labels]
+
+
 def check_confidence(confidence: Tensor) -> None:
     """Raises a DataError unless all are in [0, 1]: NaN has no bin. Rounding may leave a little more than 1."""
     bad = confidence[~((confidence >= 0) & (confidence < 1.001))]

@@ -20,7 +20,7 @@ from mollify_core.corruptions.heldout import HELDOUT, SEVERITIES, corrupt
 from mollify_core.datasets.load import ImageSet
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.measure import calibration
-from mollify_core.measure.metrics import COLUMNS, Metrics, per_image
+from mollify_core.measure.metrics import COLUMNS, Metrics, balanced, per_image
 
 _RANKED = ("nll", "error", "balanced_error", "debiased_ece")
 OBJECTIVES = tuple(f"{kind}_{metric}" for kind in ("corrupted", "clean") for metric in _RANKED)
@@ -171,12 +171,6 @@ class ValidationSet:
         return values
 
 
-def class_weights(labels: Tensor) -> Tensor:
-    """(n,) float64 with mean 1: images of each class that occurs weigh equally much together."""
-    counts = labels.bincount().double()
-    return (len(labels) / ((counts > 0).sum() * counts))[labels]
-
-
 def validation_means(values: Tensor, labels: Tensor) -> dict[str, float]:
     """Metrics named clean_* and corrupted_* from the values of `ValidationSet.measure` (cells, n, 5) and labels (n,).
 
@@ -191,8 +185,8 @@ def validation_means(values: Tensor, labels: Tensor) -> dict[str, float]:
     names = ("nll", "error", "top5_error", "brier", "ece")
     result = {f"clean_{name}": cells[0][name] for name in names}
     result |= {f"corrupted_{name}": float(np.mean([c[name] for c in cells[1:]])) for name in names}
-    balanced = (values[..., 1].double() * class_weights(labels.cpu())).mean(dim=1)
-    result |= {"clean_balanced_error": float(balanced[0]), "corrupted_balanced_error": float(balanced[1:].mean())}
+    even = (values[..., 1].double() * balanced(labels)).mean(dim=1)
+    result |= {"clean_balanced_error": float(even[0]), "corrupted_balanced_error": float(even[1:].mean())}
     squares = [calibration.debiased_square(cell[:, 4], 1 - cell[:, 1]) for cell in values]
     result["clean_debiased_ece"] = calibration.signed_root(squares[0])
     result["corrupted_debiased_ece"] = calibration.signed_root(float(np.mean(squares[1:])))
@@ -204,12 +198,12 @@ def image_values(values: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
 
     A trial's, in its validation.npz, are those of the images that only judge, or of all where there are none.
 
-    Per-image NLL, error and balanced error (n,; an error times the weight of its class, see `class_weights`), clean and
+    Per-image NLL, error and balanced error (n,; an error times the weight of its class, see `balanced`), clean and
     as the mean over the corruption cells; "confidence" (cells, n) float32 and "correct" (cells, n) bool, see
     `calibration.predictions`; and "bins" (cells, 3, bins) float64: number of images, accuracy and mean confidence by
     confidence, see `calibration.reliability`.
     """
-    nll, error, weights = values[..., 0].numpy(), values[..., 1].numpy(), class_weights(labels.cpu()).float().numpy()
+    nll, error, weights = values[..., 0].numpy(), values[..., 1].numpy(), balanced(labels).float().numpy()
     bins = [torch.stack(calibration.reliability(cell[:, 4], 1 - cell[:, 1])) for cell in values]
     return {
         "clean_nll": nll[0],

@@ -670,6 +670,39 @@ def test_each_worker_has_an_image_of_a_batch(changes, says, digits):
         Training(SMALL.with_(changes), training_data(SMALL, digits), Worker(0, 3))
 
 
+def _unequal(digits: Any) -> TrainingData:
+    """90 zeros, 9 ones and no other digit, to fit."""
+    data = training_data(SMALL.with_(train_fraction=1.0), digits)
+    rows = [(data.fit.labels == digit).nonzero()[:count, 0] for digit, count in ((0, 90), (1, 9))]
+    return dataclasses.replace(data, fit=data.fit.select(torch.cat(rows).numpy()))
+
+
+def test_balanced_sampling_draws_each_class_equally_often(digits):
+    data = _unequal(digits)
+    orders = [data.order(SMALL.with_(balance="sampling"), epoch) for epoch in range(40)]
+    assert all(len(order) == 99 for order in orders)
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0], data.order(SMALL.with_(balance="sampling"), 0))
+    ones = (data.fit.labels[torch.cat(orders)] == 1).double().mean().item()
+    assert ones == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / (40 * 99)))
+
+
+def test_balanced_loss_weighs_each_class_the_same(digits):
+    """The first step's loss, of all images: the mean over the two classes of their own mean losses."""
+    plain = {"method": "none", "label": "hard", "augment": (), "batch_size": 99, "precision": "float32", "epochs": 1}
+    data = _unequal(digits)
+    recipe = SMALL.with_({**plain, "balance": "loss"})
+    training = Training(recipe, data)
+    with torch.no_grad():
+        logits = training.network.train()(training._normalise(data.fit.images))
+    each = torch.nn.functional.cross_entropy(logits, data.fit.labels, reduction="none")
+    expected = (each[data.fit.labels == 0].mean() + each[data.fit.labels == 1].mean()).item() / 2
+    assert Training(recipe, data).run_epoch().metrics["train_loss"] == pytest.approx(expected, rel=1e-5)
+    assert Training(recipe.with_(balance="none"), data).run_epoch().metrics["train_loss"] == pytest.approx(
+        each.mean().item(), rel=1e-5
+    )
+
+
 # ---- the command
 
 
