@@ -311,6 +311,7 @@ def test_aws_machines_are_launched_as_written(aws):
     assert [rule["FromPort"] for rule in open_ports if rule["IpRanges"]] == [22]
 
 
+@pytest.mark.slow
 def test_the_heads_role_is_enough_to_run_workers_and_the_workers_is_not(aws):
     head, worker = provider_of(aws, "mollify-head"), provider_of(aws, "mollify-worker")
     with moto.core.authorization.enable_iam_authentication():

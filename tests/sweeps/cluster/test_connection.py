@@ -55,6 +55,7 @@ print(json.dumps([found, listening]))
 """
 
 
+@pytest.mark.slow
 def test_workers_import_nothing_of_the_current_folder_and_nobody_else_is_heard(tmp_path: Path) -> None:
     """A folder that was downloaded may hold packages of our names, or of Ray's."""
     for name in ("mollify_core", "mollify_sweeps", "sweeps", "ray", "numpy", "torch"):

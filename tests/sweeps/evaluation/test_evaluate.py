@@ -51,6 +51,7 @@ def test_no_temperature_is_fitted_on_images_that_a_model_was_trained_on(run, dig
     assert {row["temperature"] for row in rows} == {1.0}
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side_then_again_from_what_was_kept(run, models, tmp_path):
     code, out, _ = run(str(models / "sink"), f"bare={models / 'plain'}", *QUICK)
     assert code == 0

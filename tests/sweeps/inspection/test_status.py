@@ -251,6 +251,7 @@ def test_all_sweeps_of_a_storage(sweep_in, tmp_path, capsys, monkeypatch):
     assert json.loads(shown("s", "--json", capsys=capsys))["trials"][4]["value"] == 0.6
 
 
+@pytest.mark.slow
 def test_continue_says_and_runs_the_command(sweep_in, tmp_path, capsys):
     place = sweep_in(tmp_path, command=COMMAND, cwd=str(tmp_path))
     out = shown(str(place), "--continue", capsys=capsys)

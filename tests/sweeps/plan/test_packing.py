@@ -21,6 +21,7 @@ from mollify_sweeps.plan.settle import _pack
 RECIPE = Recipe().with_(dataset="digits", network="resnet8", batch_size=16, augment=())
 
 
+@pytest.mark.slow
 def test_real_trials_are_measured(digits, monkeypatch):
     monkeypatch.setattr(packing, "SECONDS", 0.3)
     sample = digits.tensors("train").select(list(range(16)))
