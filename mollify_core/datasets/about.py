@@ -12,6 +12,43 @@ from mollify_core.foreign import clean
 
 _FIRST = 5  # classes that are named
 _UNEQUAL = 1.5  # times as many images in one class as in another are worth a word
+_LEAK = 0.01  # share of a split that is worth a word
+
+
+def leaks(prepared: Prepared, fit: np.ndarray, validation: np.ndarray) -> str:
+    """A sentence where many images that measure are nearly the same as fitted ones; else empty. Safe to print.
+
+    Args:
+        prepared: the data set.
+        fit, validation: rows of the training images, see `training_data.split_rows`.
+    """
+    of_train = prepared.manifest["counts"][TRAIN]
+    role = np.full(of_train + prepared.manifest["counts"][TEST], "")
+    role[fit], role[validation], role[of_train:] = "f", "v", "t"
+    known = [(pair, {role[row] for row in pair}) for pair in prepared.twins]
+    found = {
+        split: [sorted(pair, key=lambda row: role[row] != "f") for pair, roles in known if roles == {"f", letter}]
+        for split, letter in ((VALIDATION, "v"), (TEST, "t"))
+    }
+    numbers = {split: len({measured for _, measured in pairs}) for split, pairs in found.items()}
+    among = {VALIDATION: len(validation), TEST: len(role) - of_train}
+    many = [split for split, number in numbers.items() if number > _LEAK * among[split]]
+    if not many:
+        return ""
+    counts = [f"{numbers[split]:,} {split}" for split in many]
+    fitted, measured = found[many[0]][0]
+    return (
+        f"{' and '.join(counts)} images are nearly the same as fitted ones, as {_name(prepared, measured)} and "
+        f"{_name(prepared, fitted)}: what is measured on them is too good"
+    )
+
+
+def _name(prepared: Prepared, row: int) -> str:
+    source, of_train = prepared.spec.source, prepared.manifest["counts"][TRAIN]
+    if isinstance(source, ImageFolder) and isinstance(source.listed, Listed):
+        rows = source.listed.rows
+        return clean([*rows[TRAIN], *rows.get(VALIDATION, []), *rows[TEST]][row][0], 60, keep="")
+    return f"{TRAIN} {row}" if row < of_train else f"{TEST} {row - of_train}"
 
 
 def described(prepared: Prepared) -> dict[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 SPLITS = ("train", "test")
+MOST_TWINS = 10_000  # pairs that are kept
 VALIDATION = "validation"
 """Of a manifest's counts: how many of the training images, the last ones, are those to validate."""
 
@@ -90,6 +91,11 @@ class Prepared:
     def validation(self) -> int:
         """How many of the training images, the last ones, are those to validate; 0 where some are to be held out."""
         return self.manifest["counts"].get(VALIDATION, 0)
+
+    @property
+    def twins(self) -> list[list[int]]:
+        """Pairs of rows, those of train and then those of test, whose images are nearly the same; see `twins.twins`."""
+        return self.manifest.get("twins") or []
 
     def table(self, split: str) -> pa.Table:
         """One split as a table.

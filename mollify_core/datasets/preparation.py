@@ -16,12 +16,13 @@ import numpy as np
 from mollify_core.datasets import cache as disk
 from mollify_core.datasets import digits, folder, pickles, tinyimagenet
 from mollify_core.datasets.download import Progress, download, progress_bar
-from mollify_core.datasets.load import SPLITS, VALIDATION, Prepared
+from mollify_core.datasets.load import MOST_TWINS, SPLITS, VALIDATION, Prepared
 from mollify_core.datasets.lookup import spec
 from mollify_core.datasets.source import Arrays, Source
 from mollify_core.datasets.specs import DatasetSpec, ImageArchive, ImageFolder, PickleArchive
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
 from mollify_core.foreign import expanded
+from mollify_core.kinds import ListOf, Maybe, Whole, fits
 
 ROWS_PER_GROUP = 5_000  # what a Parquet reader can take on its own
 _MANIFEST: dict[str, Any] = {
@@ -34,6 +35,8 @@ _MANIFEST: dict[str, Any] = {
     "class_names": [str],
     "image_shape": [int],
 }
+_TWINS = Maybe(ListOf(ListOf(Whole(0), 2, 2), most=MOST_TWINS))
+"""Those of a cache of version 0.2 or later."""
 
 
 def prepare(
@@ -159,10 +162,14 @@ def _agrees(manifest: dict[str, Any], dataset: DatasetSpec) -> bool:
         and len(manifest["mean"]) == len(manifest["std"]) == channels
         and all(manifest["std"])
         and re.fullmatch("[0-9a-f]{16}", manifest["fingerprint"]) is not None
+        and fits(manifest.get("twins"), _TWINS)
+        and all(row < counts["train"] + counts["test"] for pair in manifest.get("twins") or () for row in pair)
     )
 
 
 def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, progress: Progress | None) -> None:
+    from mollify_core.datasets.twins import twins  # PyTorch is slow to import
+
     arrays, class_names = source.read(progress)
     fitted = arrays["train"][0]
     mean, std = _measure(fitted[: len(fitted) - source.validation])
@@ -181,6 +188,7 @@ def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, pr
         "measured_mean": mean,
         "measured_std": std,
         "fingerprint": _fingerprint(arrays, source.validation),
+        "twins": twins([arrays[split][0] for split in SPLITS]),
     }
     with disk.draft(place) as draft:
         for split in SPLITS:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mollify_core import precision
-from mollify_core.datasets.about import described
+from mollify_core.datasets.about import described, leaks
 from mollify_core.datasets.split import judging_rows
 from mollify_core.hiding import hidden
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
@@ -43,6 +43,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         table.add_row("", styled(warning, "yellow"))
     for name, line in described(prepared).items():
         table.add_row("", f"{name}: {line}")
+    if leak := leaks(prepared, *split_rows(prepared.labels("train"), base, prepared)):
+        table.add_row("", styled(leak, "yellow"))
     if not prepared.verified:
         table.add_row("", styled("UNVERIFIED DATA", "bold red", ": not the official files"))
     state = f"{setup.trials}" + (f" ({done} finished, {left} to go)" if study else "")
