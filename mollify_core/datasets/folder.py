@@ -6,7 +6,9 @@ what validates; beside train alone, it is the test split, and validation is held
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from mollify_core.errors import ConfigError, DataError
 from mollify_core.foreign import clean
 
 TEST_FRACTION = 0.2
+UNREADABLE = "that cannot be read"
 _FEW = 5_000  # training images, below which a tenth of them would measure too coarsely
 Rows = list[tuple[str, int]]
 """Files and their labels."""
@@ -72,8 +75,14 @@ class Listed:
         files = OwnFiles(path, [name for part in rows.values() for name, _ in part])
         return cls(files, names, rows, folders, dict(tree.left_out))
 
+    def without(self, unreadable: Collection[str]) -> Listed:
+        """The same but for files that could not be read."""
+        rows = {split: [row for row in part if row[0] not in unreadable] for split, part in self.rows.items()}
+        count = sum(map(len, self.rows.values())) - sum(map(len, rows.values()))
+        return dataclasses.replace(self, rows=rows, left_out=self.left_out | ({UNREADABLE: count} if count else {}))
 
-def folder_spec(name: str, path: Path, side: int, background: str) -> DatasetSpec:
+
+def folder_spec(name: str, path: Path, side: int, background: str, skip_bad: bool = False) -> DatasetSpec:
     """The data set in the folder `path`, its images scaled to `side` pixels; nothing is decoded yet.
 
     Classes are the names of the folders, sorted. Where there are folders of splits, these are the splits; else a fifth
@@ -100,7 +109,7 @@ def folder_spec(name: str, path: Path, side: int, background: str) -> DatasetSpe
         augment=("flip", "crop"),
         validation_fraction=0.2 if len(listed.rows[TRAIN]) < _FEW else 0.1,
         checksums={},
-        source=ImageFolder(path, background, listed),
+        source=ImageFolder(path, background, skip_bad, listed),
     )
 
 
@@ -114,11 +123,13 @@ def source(dataset: DatasetSpec, folder: ImageFolder) -> Source:
     }
     if VALIDATION in parts:  # what is prepared has a meaning beside its files
         checksums[f"of these to validate: {len(parts[VALIDATION])}"] = ""
+    unreadable: dict[str, str] = {}
     return Source(
         str(folder.path.resolve()),
         checksums,
-        partial(_parse, dataset.name, listed, side, background),
+        partial(_parse, dataset.name, listed, side, background, unreadable if folder.skip_bad else None),
         validation=len(parts.get(VALIDATION, ())),
+        unreadable=unreadable,
     )
 
 
@@ -210,18 +221,42 @@ def _classes(tree: Tree, top: str, split: str) -> tuple[list[str], Rows]:
 
 
 def _parse(
-    name: str, listed: Listed, side: int, background: str, progress: Progress | None
+    name: str, listed: Listed, side: int, background: str, unreadable: dict[str, str] | None, progress: Progress | None
 ) -> tuple[Arrays, list[str]]:
-    rows = listed.rows
+    """The arrays and class names of a folder; its unreadable images, and their splits, go into a dictionary if any."""
+    rows, bad = listed.rows, set[str]()
+
+    def load(part: Rows, row: int) -> np.ndarray:
+        file = part[row][0]
+        try:
+            return scaled(listed.files.read(file), quoted(listed.files.path / file), side, background)
+        except DataError as error:
+            if unreadable is None:
+                raise DataError(f"{error} (--on-bad-image skip leaves such images out)") from None
+            bad.add(file)
+            return np.zeros((3, side, side), np.uint8)
+
     arrays: Arrays = {}
     for split, part in ((TRAIN, rows[TRAIN] + rows.get(VALIDATION, [])), (TEST, rows[TEST])):
         with reporting(progress, f"{name}: {split}") as callback:
-            load = partial(_load, listed.files, part, side, background)
-            images = decode(load, len(part), (3, side, side), callback)
-        arrays[split] = images, np.array([label for _, label in part], np.int64)
+            images = decode(partial(load, part), len(part), (3, side, side), callback)
+        whole = np.array([file not in bad for file, _ in part])
+        arrays[split] = images[whole], np.array([label for _, label in part], np.int64)[whole]
+    if unreadable is not None:
+        unreadable |= {file: split for split, part in rows.items() for file, _ in part if file in bad}
+        _check_left(listed, bad)
     return arrays, listed.names
 
 
-def _load(files: Files, rows: Rows, side: int, background: str, row: int) -> np.ndarray:
-    name = rows[row][0]
-    return scaled(files.read(name), quoted(files.path / name), side, background)
+def _check_left(listed: Listed, bad: set[str]) -> None:
+    """Raises a DataError where a class has no readable image left to train on, or too few."""
+    left = listed.without(bad).rows
+    for split, part in left.items():
+        least = 2 if split == TRAIN and VALIDATION not in left else 1
+        counts = np.bincount([label for _, label in part], minlength=len(listed.names))
+        if counts.min() < least:
+            few = quoted(listed.names[int(counts.argmin())])
+            raise DataError(
+                f"Expected at least {least} readable {split} image{'s' * (least > 1)} of each class in "
+                f"{quoted(listed.files.path)}, but {few} has {counts.min()}; {len(bad)} files cannot be read"
+            )

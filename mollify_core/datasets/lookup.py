@@ -17,6 +17,7 @@ def spec(
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     background: str | None = None,
+    skip_bad: bool = False,
 ) -> DatasetSpec:
     """The data set called `name`.
 
@@ -26,6 +27,7 @@ def spec(
         data_dir: where the files are.
         image_size: side in pixels to which the images of a folder are scaled; None for the known sets.
         background: what shows where images of a folder are transparent, see `specs.colour`; None is white.
+        skip_bad: leave out images of a folder that cannot be read, rather than stop there.
 
     Raises:
         ConfigError: there is no such data set, and the nearest known one is named; or `image_size` or `background`
@@ -65,7 +67,7 @@ def spec(
     from mollify_core.datasets.folder import folder_spec
 
     called = _plain(path.resolve().name if data_dir is None else name)
-    return folder_spec(called, path, image_size, colour_word("white" if background is None else background))
+    return folder_spec(called, path, image_size, colour_word("white" if background is None else background), skip_bad)
 
 
 def _is_folder(path: Path) -> bool:

@@ -21,18 +21,20 @@ class DataOptions:
         cache_dir: where prepared data is kept.
         mirrors: addresses to try first.
         allow_unverified: take files that are not the official ones.
+        skip_bad: leave out images of a folder that cannot be read, rather than stop there.
     """
 
     data_dir: str | None = None
     cache_dir: str | None = None
     mirrors: tuple[str, ...] = ()
     allow_unverified: bool = False
+    skip_bad: bool = False
 
     def spec(self, name: str, image_size: int | None = None, background: str | None = None) -> DatasetSpec:
         """The data set called `name`; raises as `lookup.spec` does."""
         from mollify_core.datasets.lookup import spec
 
-        return spec(name, data_dir=self.data_dir, image_size=image_size, background=background)
+        return spec(name, data_dir=self.data_dir, image_size=image_size, background=background, skip_bad=self.skip_bad)
 
     def prepare(
         self, dataset: str | DatasetSpec, image_size: int | None = None, background: str | None = None
@@ -48,6 +50,7 @@ class DataOptions:
             cache_dir=self.cache_dir,
             mirrors=self.mirrors,
             allow_unverified=self.allow_unverified,
+            skip_bad=self.skip_bad,
         )
 
     def flags(self, dataset: DatasetSpec) -> list[str]:
@@ -57,6 +60,7 @@ class DataOptions:
         flags: list[str] = []
         for flag, value in (("--data-dir", data_dir), ("--cache-dir", self.cache_dir)):
             flags += [flag, value] if value else []
+        flags += ["--on-bad-image", "skip"] if self.skip_bad else []
         return flags + ["--allow-unverified"] * self.allow_unverified
 
 
@@ -71,6 +75,13 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
         "--allow-unverified",
         action="store_true",
         help="take files whose checksum is not the official one; every output says so",
+    )
+    g.add_argument(
+        "--on-bad-image",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what becomes of a folder with images that cannot be read: skip leaves them out, and the plan counts them "
+        "(default: stop)",
     )
     g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
     g.add_argument(
@@ -89,4 +100,6 @@ def add_background(g: argparse._ActionsContainer) -> None:
 
 def data_options(args: argparse.Namespace) -> DataOptions:
     """What those options say."""
-    return DataOptions(args.data_dir, args.cache_dir, tuple(args.mirror), args.allow_unverified)
+    return DataOptions(
+        args.data_dir, args.cache_dir, tuple(args.mirror), args.allow_unverified, args.on_bad_image == "skip"
+    )

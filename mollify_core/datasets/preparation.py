@@ -16,13 +16,14 @@ import numpy as np
 from mollify_core.datasets import cache as disk
 from mollify_core.datasets import digits, folder, pickles, tinyimagenet
 from mollify_core.datasets.download import Progress, download, progress_bar
+from mollify_core.datasets.files import quoted
 from mollify_core.datasets.load import MOST_TWINS, SPLITS, VALIDATION, Prepared
 from mollify_core.datasets.lookup import spec
 from mollify_core.datasets.source import Arrays, Source
 from mollify_core.datasets.specs import DatasetSpec, ImageArchive, ImageFolder, PickleArchive
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
 from mollify_core.foreign import expanded
-from mollify_core.kinds import ListOf, Maybe, Whole, fits
+from mollify_core.kinds import ListOf, MapOf, Maybe, Text, Whole, fits
 
 ROWS_PER_GROUP = 5_000  # what a Parquet reader can take on its own
 _MANIFEST: dict[str, Any] = {
@@ -45,6 +46,7 @@ def prepare(
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     background: str | None = None,
+    skip_bad: bool = False,
     cache_dir: str | Path | None = None,
     mirrors: Sequence[str] = (),
     allow_unverified: bool = False,
@@ -61,6 +63,7 @@ def prepare(
         background: what shows where images of a folder are transparent, see `specs.colour`; None is white.
         cache_dir: where prepared data go; default $MOLLIFY_CACHE, else ~/.cache/mollify.
         mirrors: http or https addresses to try before the built-in ones: of the archive, or of the folder with it.
+        skip_bad: leave out images of a folder that cannot be read, rather than stop there.
         allow_unverified: take source files that are not the official ones; `Prepared.verified` is then false.
         progress: called with (bytes done, bytes in total or None) during a download, with (images done, images in
             total) while images are decoded; default a bar on a terminal.
@@ -73,11 +76,11 @@ def prepare(
     """
     dataset = name
     if isinstance(dataset, str):
-        dataset = spec(dataset, data_dir=data_dir, image_size=image_size, background=background)
+        dataset = spec(dataset, data_dir=data_dir, image_size=image_size, background=background, skip_bad=skip_bad)
     origin = dataset.source
     cache = disk.cache_folder(cache_dir)
     if isinstance(origin, ImageFolder):
-        return _build(cache, dataset, folder.source(dataset, origin), allow_unverified, progress)
+        return _readable(_build(cache, dataset, folder.source(dataset, origin), allow_unverified, progress), origin)
     if origin is None:
         if data_dir is not None:
             raise ConfigError(
@@ -107,6 +110,25 @@ def prepare(
         prepared = _build(cache, dataset, found, allow_unverified, progress)
         path.unlink()
         return prepared
+
+
+def _readable(prepared: Prepared, origin: ImageFolder) -> Prepared:
+    """A folder's images without those that cannot be read.
+
+    Raises:
+        DataError: there are such, and nobody has said to leave them out.
+    """
+    unreadable = prepared.manifest.get("unreadable") or {}
+    if not unreadable:
+        return prepared
+    if not origin.skip_bad:
+        raise DataError(
+            f"Cannot read {len(unreadable)} of the images in {quoted(origin.path)}, as {quoted(min(unreadable))}; "
+            "--on-bad-image skip leaves them out"
+        )
+    listed = (origin.listed or folder.Listed.of(origin.path)).without(unreadable)
+    spec = dataclasses.replace(prepared.spec, source=dataclasses.replace(origin, listed=listed))
+    return dataclasses.replace(prepared, spec=spec)
 
 
 def _find(dataset: DatasetSpec, archive: PickleArchive | ImageArchive, path: Path, where: str) -> Source:
@@ -163,6 +185,7 @@ def _agrees(manifest: dict[str, Any], dataset: DatasetSpec) -> bool:
         and all(manifest["std"])
         and re.fullmatch("[0-9a-f]{16}", manifest["fingerprint"]) is not None
         and fits(manifest.get("twins"), _TWINS)
+        and fits(manifest.get("unreadable"), Maybe(MapOf(Text())))
         and all(row < counts["train"] + counts["test"] for pair in manifest.get("twins") or () for row in pair)
     )
 
@@ -172,7 +195,8 @@ def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, pr
 
     arrays, class_names = source.read(progress)
     fitted = arrays["train"][0]
-    mean, std = _measure(fitted[: len(fitted) - source.validation])
+    validation = source.validation - sum(split == VALIDATION for split in source.unreadable.values())
+    mean, std = _measure(fitted[: len(fitted) - validation])
     if not dataset.std and min(std) == 0:
         raise DataError(f"Expected training images in {source.where!r} to differ, but a channel is the same everywhere")
     manifest = {
@@ -180,15 +204,16 @@ def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, pr
         "source": source.where,
         "source_md5": source.checksums,
         "counts": {split: len(labels) for split, (_, labels) in arrays.items()}
-        | ({VALIDATION: source.validation} if source.validation else {}),
+        | ({VALIDATION: validation} if validation else {}),
         "class_names": class_names,
         "image_shape": list(dataset.image_shape),
         "mean": list(dataset.mean) or mean,
         "std": list(dataset.std) or std,
         "measured_mean": mean,
         "measured_std": std,
-        "fingerprint": _fingerprint(arrays, source.validation),
+        "fingerprint": _fingerprint(arrays, validation),
         "twins": twins([arrays[split][0] for split in SPLITS]),
+        "unreadable": source.unreadable,
     }
     with disk.draft(place) as draft:
         for split in SPLITS:

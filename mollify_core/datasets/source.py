@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,9 +23,11 @@ class Source:
         read: gives both splits and the class names in the order of the labels; its argument is called with the images
             decoded so far and in all, and None draws a bar on a terminal.
         validation: how many of the training images, the last ones, are those to validate; 0 holds some out instead.
+        unreadable: files that `read` has left out -> their split.
     """
 
     where: str
     checksums: dict[str, str]
     read: Callable[[Progress | None], tuple[Arrays, list[str]]]
     validation: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)

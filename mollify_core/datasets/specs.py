@@ -84,11 +84,13 @@ class ImageFolder:
     Attributes:
         path: the folder.
         background: what shows where an image is transparent, a name of `BACKGROUNDS` or "#rrggbb".
+        skip_bad: leave out images that cannot be read, rather than stop there.
         listed: its images, a `folder.Listed`, as they were when it was looked up; None lists them when it is read.
     """
 
     path: Path
     background: str = "white"
+    skip_bad: bool = False
     listed: Any = field(default=None, repr=False, compare=False)
 
 

@@ -71,6 +71,32 @@ def test_splits_by_any_usual_name(tmp_path: Path, names: tuple[str, str]) -> Non
     assert said["classes"] == "2: ant, bee"
 
 
+def test_images_that_cannot_be_read_stop_it_or_are_left_out_and_counted(tmp_path: Path) -> None:
+    folder = divided(tmp_path / "p", {"train": 6, "val": 3, "test": 3})
+    sound = take(divided(tmp_path / "sound", {"train": 6, "val": 3, "test": 3}))
+    for name in ("train/ant/02.png", "val/bee/00.png"):
+        (folder / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"02.png.*known format .--on-bad-image skip leaves such images out"):
+        take(folder)
+    prepared = take(folder, skip_bad=True)
+    assert prepared.manifest["counts"] == {"train": 16, "validation": 5, "test": 6}
+    assert described(prepared)["left out"] == "2 that cannot be read"
+    assert described(prepared)["splits"].startswith("11 train from train/, 5 validation from val/, 6 test")
+    kept = [row for row in range(18) if row not in (2, 15)]
+    np.testing.assert_array_equal(prepared.tensors("train").images, sound.tensors("train").images[kept])
+    np.testing.assert_array_equal(prepared.labels("train"), sound.labels("train")[kept])
+    with pytest.raises(DataError, match=r"Cannot read 2 of the images in .*train/ant/02.png.*--on-bad-image skip"):
+        take(folder)  # although it has been prepared
+
+
+def test_a_class_of_unreadable_images_is_refused(tmp_path: Path) -> None:
+    folder = divided(tmp_path / "p", {"train": 4, "test": 2})
+    for path in (folder / "test/bee").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"at least 1 readable test image of each class in .*, but 'bee' has 0; 2 files"):
+        take(folder, skip_bad=True)
+
+
 def test_unequal_classes_are_told(tmp_path: Path) -> None:
     folder = divided(tmp_path / "p", {"train": 8, "test": 2})
     assert "unequal" not in described(take(folder))
