@@ -93,7 +93,7 @@ def test_a_class_of_unreadable_images_is_refused(tmp_path: Path) -> None:
     folder = divided(tmp_path / "p", {"train": 4, "test": 2})
     for path in (folder / "test/bee").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"at least 1 readable test image of each class in .*, but 'bee' has 0; 2 files"):
+    with pytest.raises(DataError, match=r"at least 1 readable test image of each class.*'bee' has 0; 2 files"):
         take(folder, skip_bad=True)
 
 
