@@ -146,6 +146,7 @@ class Store:
         """The content of a file, or None when there is none; of a document no more than what a reader takes, and a bit.
 
         Raises:
+            StorageError: a file is in the place of one of its folders.
             OSError: the storage failed.
         """
         try:
@@ -153,6 +154,8 @@ class Store:
                 return stream.read(MOST_BYTES + 1) if name.endswith(".json") else stream.read()
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise StorageError(f"Cannot use storage {shown(self.uri)}: a part of its path is a file") from None
 
     def upload(self, folder: Path) -> None:
         """Copies the files below a local folder here.

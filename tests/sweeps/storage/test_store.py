@@ -40,3 +40,9 @@ def test_a_folder_that_can_never_be_there(tmp_path: Path) -> None:
     ):
         with pytest.raises(StorageError):
             Store(str(path))
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(StorageError, match=r"Cannot use storage '.*/file/sweep': a part of its path is a file"):
+        (Store(str(tmp_path / "file")) / "sweep").read("sweep.json")
