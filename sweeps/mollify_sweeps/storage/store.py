@@ -155,7 +155,7 @@ class Store:
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            raise StorageError(f"Cannot use storage {shown(self.uri)}: a part of its path is a file") from None
+            raise StorageError(f"Cannot use storage {shown(self.uri, 200)}: a part of its path is a file") from None
 
     def upload(self, folder: Path) -> None:
         """Copies the files below a local folder here.
