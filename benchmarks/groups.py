@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def run_documented(workers: int) -> None:
     from mollify_core.worker import Worker
     from mollify_sweeps.trial import feed
 
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=workers, resources={"slot": 1}, log_to_driver=False, include_dashboard=False)
     shards, info = feed.datasets(prepare("digits"), RECIPE)
     folder = tempfile.mkdtemp()
