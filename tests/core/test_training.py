@@ -509,6 +509,17 @@ def _build(name, num_classes, image_shape, **options):
     return network
 
 
+def _together(target: Callable[..., None], world: int, *args: Any) -> None:
+    """Runs target(rank, *args) in so many processes at once, each of which has to end well."""
+    context = mp.get_context("fork")
+    processes = [context.Process(target=target, args=(rank, *args)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+
+
 def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: str) -> None:
     torch.set_num_threads(1)
     networks.build = _build
@@ -543,15 +554,9 @@ def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
     recipe = SMALL.with_({**JUDGED, **plain, "batch_size": batch_size, "train_fraction": 0.2})
     data = training_data(recipe, digits)
     data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
-    context = mp.get_context("fork")
     for size in (1, world):
         args = (size, recipe, data, str(tmp_path))
-        processes = [context.Process(target=_train_rank, args=(rank, *args)) for rank in range(size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            assert process.exitcode == 0
+        _together(_train_rank, size, *args)
     one = torch.load(tmp_path / "1-0.pt", weights_only=False)
     first, *others = (torch.load(tmp_path / f"{world}-{rank}.pt", weights_only=False) for rank in range(world))
     assert sorted(itertools.chain(*one["seen"])) == list(range(129))
@@ -600,16 +605,10 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
     recipe = SMALL.with_(batch_size=8, train_fraction=0.2, precision="float32", ema=0.5)
     data = training_data(recipe, digits)
     data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
-    context = mp.get_context("fork")
     for stop, out in ((None, tmp_path / "whole"), (2, tmp_path / "stopped")):
         out.mkdir()
         args = (recipe, data, str(out), stop)
-        processes = [context.Process(target=_stop_rank, args=(rank, *args)) for rank in range(2)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            assert process.exitcode == 0
+        _together(_stop_rank, 2, *args)
     # Asked every tenth step.
     assert checkpoint.positions(fs.LocalFileSystem(), str(tmp_path / "stopped")) == [(0, 11), (1, 0)]
     whole, stopped = (torch.load(tmp_path / n / "0.pt", weights_only=False) for n in ("whole", "stopped"))
@@ -644,14 +643,8 @@ def _break_rank(rank: int, recipe: Recipe, data: TrainingData, out: str) -> None
 def test_two_workers_learn_of_a_loss_that_is_no_number(digits, tmp_path):
     """Neither waits for the other, and both say what the one has met."""
     recipe = SMALL.with_(batch_size=8, train_fraction=0.2)
-    context = mp.get_context("fork")
     args = (recipe, training_data(recipe, digits), str(tmp_path))
-    processes = [context.Process(target=_break_rank, args=(rank, *args)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    _together(_break_rank, 2, *args)
     first, second = (Path(tmp_path, str(rank)).read_text() for rank in range(2))
     assert first == second
     assert "got nan in epoch 0, step 3 (t from" in first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -37,13 +38,15 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table = Table(box=None, show_header=False, pad_edge=False, title=f"Sweep {sweep.name}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    judging, *warnings = _judging(sweep)
+    labels = prepared.labels("train")
+    rows = split_rows(labels, base, prepared)
+    judging, *warnings = _judging(sweep, labels[rows[1]])
     table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
     for warning in filter(None, warnings):
         table.add_row("", styled(warning, "yellow"))
     for name, line in described(prepared).items():
         table.add_row("", f"{name}: {line}")
-    if leak := leaks(prepared, *split_rows(prepared.labels("train"), base, prepared)):
+    if leak := leaks(prepared, *rows):
         table.add_row("", styled(leak, "yellow"))
     if not prepared.verified:
         table.add_row("", styled("UNVERIFIED DATA", "bold red", ": not the official files"))
@@ -112,13 +115,11 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     console.print(table)
 
 
-def _judging(sweep: Sweep) -> tuple[str, str, str]:
+def _judging(sweep: Sweep, held_out: np.ndarray) -> tuple[str, str, str]:
     """How many validation images choose and how many only judge, empty where all choose; and warnings of too few."""
     data, prepared, setup = sweep.base.data, sweep.prepared, sweep.setup
     judging = 0
     if data.judging_fraction:
-        labels = prepared.labels("train")
-        held_out = labels[split_rows(labels, sweep.base, prepared)[1]]
         judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
     choosing = sweep.validation - judging
     pruning = None if setup.description.pruner == "none" else epoch_images(sweep.fit, choosing)

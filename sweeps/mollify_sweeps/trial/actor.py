@@ -12,7 +12,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from ray import tune
 
 from mollify_core.errors import first_line
@@ -20,7 +19,7 @@ from mollify_core.worker import Worker
 from mollify_sweeps.study.client import StudyClient, sweep_of
 from mollify_sweeps.trial import preemption
 from mollify_sweeps.trial.group import Group
-from mollify_sweeps.trial.loop import train
+from mollify_sweeps.trial.loop import device, train
 from mollify_sweeps.trial.trial import TrialSetup
 
 
@@ -86,5 +85,4 @@ def _run_here(assignment: dict[str, Any], setup: TrialSetup, datasets: dict[str,
 
 def _loop(config: dict[str, Any]) -> None:
     setup: TrialSetup = config["setup"]
-    device = torch.device("cuda", torch.cuda.current_device()) if setup.gpus else torch.device("cpu")
-    train(config["assignment"], setup, Worker(device=device), StudyClient(setup.study))
+    train(config["assignment"], setup, Worker(device=device(setup)), StudyClient(setup.study))

@@ -23,7 +23,7 @@ from mollify_core.errors import first_line
 from mollify_core.worker import Worker
 from mollify_sweeps.study.client import StudyClient
 from mollify_sweeps.trial import preemption
-from mollify_sweeps.trial.loop import train
+from mollify_sweeps.trial.loop import device, train
 from mollify_sweeps.trial.trial import TrialSetup
 
 _RESTARTS = 3  # of a group that breaks
@@ -103,8 +103,7 @@ def _loop(config: dict[str, Any]) -> None:
     """Runs in every worker of a group."""
     setup, name = config["setup"], config["name"]
     context, study, turn = ray.train.get_context(), StudyClient(setup.study), 0
-    device = torch.device("cuda", torch.cuda.current_device()) if setup.gpus else torch.device("cpu")
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device(setup))
     preemption.listen()
     while not (board := study.board(name)).get("closed"):
         if board["turn"] == turn:

@@ -14,6 +14,11 @@ from mollify_sweeps.trial import feed, preemption
 from mollify_sweeps.trial.trial import Trial, TrialSetup
 
 
+def device(setup: TrialSetup) -> torch.device:
+    """Where this process trains: Ray has chosen its GPU, if it is to have one."""
+    return torch.device("cuda", torch.cuda.current_device()) if setup.gpus else torch.device("cpu")
+
+
 def train(assignment: dict[str, Any], setup: TrialSetup, worker: Worker, study: Any) -> None:
     """Trains an assigned recipe to its end, or until it is pruned or stopped.
 
