@@ -488,8 +488,9 @@ def test_a_storage_that_is_away_delays_nothing_and_loses_nothing(s3, data, monke
         w.epoch(training, epoch.metrics)
         delays.append(time.monotonic() - started)
     assert max(delays) < 1
+    heard = after(5)  # and the same trouble is not told again; how long the first attempts take is up to the machine
     with pytest.raises(Preempted):  # a trial that waits may still be stopped
-        w.close(after(20))
+        w.close(lambda: bool(said) and heard())
     assert len(said) == 1
     assert said[0].startswith("the storage does not answer; ")
     assert len(w._jobs) <= 2  # of three epochs the newest, and the recipe
