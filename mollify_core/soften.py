@@ -66,8 +66,8 @@ def _run(argv: Sequence[str] | None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = training_data(recipe, prepared, device)
     assert data.validation is not None
-    count = min(args.images, data.validation.choosing)
-    channels, height, width = data.fit.images.shape[1:]
+    count = min(args.images, data.validation.choosing, data.validation.cells.shape[1])
+    channels, height, width = data.image_shape
     classifier = Classifier.load(state, data.classes, (channels, height, width), data.mean, data.std, device)
     images, labels = data.validation.cells[0, :count], data.validation.labels[:count]
     table = []

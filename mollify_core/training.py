@@ -22,13 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mollify_core import checkpoint, rng
-from mollify_core.amount import mean_strength
+from mollify_core.amount import IMAGES, mean_strength
 from mollify_core.augment import augment
 from mollify_core.batch import Batch, losses, make_batch, times
 from mollify_core.classifier import Classifier, build_network
+from mollify_core.datasets import ImageSet
 from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted, first_line
 from mollify_core.measure.metrics import class_weights
-from mollify_core.measure.validation import epoch_images, image_values, validation_means
+from mollify_core.measure.validation import image_values, validation_means
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
@@ -100,12 +101,11 @@ class Training:
         if state is not None and not isinstance(accumulate, Parts):
             self.parts = Parts.read(state.meta.get("accumulate", 1)).then(state.epoch, state.step, accumulate)
         world, device = self.worker.world, self.worker.device
-        channels, height, width = data.fit.images.shape[1:]
-        check_steps(recipe, len(data.fit), (world,), data.classes, (channels, height, width))
-        self._steps = Steps.of(recipe, len(data.fit), world, data.classes, (channels, height, width))
+        check_steps(recipe, len(data.fit), (world,), data.classes, data.image_shape)
+        self._steps = Steps.of(recipe, len(data.fit), world, data.classes, data.image_shape)
         with torch.random.fork_rng(devices=[]):
             rng.reseed(torch.default_generator, recipe.seed, "init")
-            network = build_network(recipe, data.classes, (channels, height, width))
+            network = build_network(recipe, data.classes, data.image_shape)
         # It has no CPU kernels, and parts may differ in number.
         if world > 1 and device.type == "cuda" and self.parts.most == 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -136,7 +136,8 @@ class Training:
             self._weights = class_weights(data.fit.labels, data.classes).float().to(device)
         self._uncoupled: float | None = None
         if recipe.label == "uncoupled":
-            self._uncoupled = mean_strength(recipe, data.fit.images, data.classes, self._normalise)
+            images = data.sample(IMAGES).to(device).images
+            self._uncoupled = mean_strength(recipe, images, data.classes, self._normalise)
 
     @property
     def images_per_step(self) -> int:
@@ -166,7 +167,7 @@ class Training:
         index, self.epoch, self.progress = self.epoch, self.epoch + 1, None
         n_fit, repeat = len(self.data.fit), self.recipe.mollify.repeat
         held_out = self.data.validation
-        k = 0 if held_out is None else epoch_images(n_fit, held_out.choosing)
+        k = 0 if held_out is None else held_out.of_epoch(n_fit)
         metrics = {
             "train_loss": loss / (n_fit * repeat),
             "train_error": errors / (n_fit * repeat),
@@ -185,11 +186,12 @@ class Training:
             steps: when to stop at the latest, by count.
             warm_up: further steps that come first and do not count.
         """
-        rows = torch.arange(min(len(self.data.fit), self.images_per_step), device=self.worker.device)
+        size = min(len(self.data.fit), self.images_per_step)
+        images = self.data.sample(size).select(torch.arange(size)).to(self.worker.device)
         times: list[float] = []
         while len(times) < warm_up + steps and sum(times[warm_up:]) < seconds:
             started = time.perf_counter()
-            self._step(len(times), rows, len(rows), 1.0)[0].item()  # waits for the device
+            self._step(len(times), images, size, 1.0)[0].item()  # waits for the device
             times.append(time.perf_counter() - started)
         return times[warm_up:]
 
@@ -209,7 +211,6 @@ class Training:
         """
         recipe, worker, steps = self.recipe, self.worker, self._steps
         self._parallel.train()
-        order = self.data.order(recipe, self.epoch).to(worker.device)
         sums = torch.zeros(len(steps), device=worker.device)
         errors = torch.zeros((), device=worker.device)
         done = self.progress.step if self.progress else 0
@@ -219,18 +220,17 @@ class Training:
         # Networks with dropout draw from the global generators: they too must depend on the step only.
         devices = [worker.device] if worker.device.type == "cuda" else []
         generators = [torch.default_generator, *(torch.cuda.default_generators[_index(d)] for d in devices)]
-        with torch.random.fork_rng(devices=devices):
-            for step in range(done, len(steps)):
+        batches = self.data.batches(recipe, self.epoch, steps, worker, done)
+        with torch.random.fork_rng(devices=devices), contextlib.closing(batches):
+            for step, images in enumerate(batches, done):
                 for generator in generators:
                     rng.reseed(generator, recipe.seed, self.epoch, step, worker.rank, "network")
-                share = steps.share(step, worker.rank)
                 # At the last step a worker may have nothing left. It still has to take part in the exchange of
                 # gradients: one image, weight 0.
-                weight = 1.0 if share else 0.0
-                rows = order[share.start : share.stop : share.step] if share else order[:1]
+                weight = 1.0 if steps.share(step, worker.rank) else 0.0
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, self.epoch, (step + 1) / len(steps))
-                sums[step], wrong = self._step(step, rows, steps.among(step), weight)
+                sums[step], wrong = self._step(step, images, steps.among(step), weight)
                 errors += wrong
                 stopped = stop is not None and self._stopped(stop, step)
                 if stopped or step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == len(steps) - 1:
@@ -249,20 +249,20 @@ class Training:
             return stop()
         return step % _AGREE_EVERY == 0 and self.worker.sum(torch.tensor(float(stop()))).item() > 0
 
-    def _step(self, step: int, rows: Tensor, in_step: int, weight: float) -> tuple[Tensor, Tensor]:
-        """One optimiser step on `rows` of the fit images; returns (sum of losses, number of errors), not synchronised.
+    def _step(self, step: int, shown: ImageSet, in_step: int, weight: float) -> tuple[Tensor, Tensor]:
+        """One optimiser step; returns (sum of losses, number of errors), not synchronised.
 
         Args:
             step: step index in the epoch.
-            rows: (batch,) indices into the fit images.
+            shown: this worker's images of it.
             in_step: number of images of this step over all workers.
             weight: 0 for a filler image.
         """
         recipe, worker, data = self.recipe, self.worker, self.data
         key = (recipe.seed, self.epoch, step, worker.rank)
         drawn = rng.generator(*key, "augment")
-        images, kept = augment(data.fit.images[rows], recipe.augmentations, drawn, recipe.soft, data.classes)
-        labels, mean = data.fit.labels[rows], self._uncoupled
+        images, kept = augment(shown.images, recipe.augmentations, drawn, recipe.soft, data.classes)
+        labels, mean = shown.labels, self._uncoupled
         batch = make_batch(images, labels, data.classes, recipe, self._normalise, *key, kept=kept, uncoupled=mean)
         # Workers' gradients are averaged, so each scales its sum to make the average that of the joined batch.
         scale = worker.world / (in_step * recipe.mollify.repeat)
@@ -308,7 +308,7 @@ class Training:
             return
         key = (self.recipe.seed, self.epoch, step, rank)
         rows = max(1, len(self._steps.share(step, rank))) * self.recipe.mollify.repeat
-        drawn = times(rows, self.data.fit.images.shape[-1], self.recipe, *key)
+        drawn = times(rows, self.data.image_shape[-1], self.recipe, *key)
         told = f"t from {min(drawn):.3g} to {max(drawn):.3g}" if drawn else "no image degraded"
         raise NonFiniteLossError(
             f"Expected a finite loss, but got {loss} in epoch {self.epoch}, step {step} ({told})",
@@ -355,7 +355,7 @@ class Training:
         model = _on_cpu(self.network.state_dict())
         average = {} if self.average is None else _on_cpu(self.average.state_dict())
         known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
-        known |= {"accumulate": self.parts.written}
+        known |= {"accumulate": self.parts.written, "feed": self.data.feed}
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:
@@ -365,6 +365,9 @@ class Training:
             raise CheckpointError("Expected a checkpoint of this data set, but got one of another data set")
         if state.meta.get("final", False) != self.data.final:
             raise CheckpointError("Expected a checkpoint of the same images, but one of the two is for use (--final)")
+        feed = state.meta.get("feed", "resident")
+        if feed != self.data.feed:
+            raise CheckpointError(f"Expected a checkpoint of {self.data.feed} images, but got one of --feed {feed}")
         try:
             self.network.load_state_dict(state.model)
             if self.average is not None:

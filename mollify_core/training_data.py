@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,15 @@ from torch import Tensor
 from mollify_core import rng
 from mollify_core.datasets import Prepared
 from mollify_core.datasets.load import ImageSet
+from mollify_core.datasets.shards import Sharded
 from mollify_core.datasets.split import judging_rows, stratified_split, stratified_subset
+from mollify_core.errors import ConfigError
 from mollify_core.measure.metrics import balanced
 from mollify_core.measure.validation import ValidationSet
 from mollify_core.recipe import Recipe
+from mollify_core.steps import Steps
+from mollify_core.stream import Fetch, Stream, StreamedValidation
+from mollify_core.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -22,15 +28,15 @@ class TrainingData:
     """What a model is trained on.
 
     Attributes:
-        fit: the images to fit, on the worker's device; the same on every worker.
-        validation: held-out images, clean and corrupted, on the device; None where all are fitted.
+        fit: the images to fit, the same on every worker: on its device, or streamed.
+        validation: held-out images, clean and corrupted, on the device or streamed; None where all are fitted.
         classes: number of classes.
         mean, std: per channel, of images in [0, 1].
         fingerprint: of the data set's content; a resumed run must see the same.
     """
 
-    fit: ImageSet
-    validation: ValidationSet | None
+    fit: ImageSet | Stream
+    validation: ValidationSet | StreamedValidation | None
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -41,9 +47,51 @@ class TrainingData:
         """Whether the model is for use: no image is held out."""
         return self.validation is None
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        if isinstance(self.fit, Stream):
+            return self.fit.shards.image_shape
+        channels, height, width = self.fit.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def feed(self) -> str:
+        """How the images get to a step: "resident" or "stream"; their order differs."""
+        return "stream" if isinstance(self.fit, Stream) else "resident"
+
+    def batches(self, recipe: Recipe, epoch: int, steps: Steps, worker: Worker, first: int = 0) -> Generator[ImageSet]:
+        """A worker's images of each step of an epoch, on its device; one image where the last step leaves it none.
+
+        Args:
+            recipe: what is trained.
+            epoch: index, from 0.
+            steps: of an epoch.
+            worker: whose images.
+            first: step to begin with.
+
+        Raises:
+            ConfigError: streamed images cannot be drawn by their class.
+        """
+        if isinstance(self.fit, Stream):
+            check_feed(recipe, "stream")
+            epochs, rank = recipe.optim.epochs, worker.rank
+            for images in self.fit.batches(recipe.seed, epochs, epoch, steps, rank, first):
+                yield images.to(worker.device)
+            return
+        order = self.order(recipe, epoch).to(worker.device)
+        for step in range(first, len(steps)):
+            share = steps.share(step, worker.rank)
+            rows = order[share.start : share.stop : share.step] if share else order[:1]
+            yield ImageSet(self.fit.images[rows], self.fit.labels[rows])
+
+    def sample(self, count: int) -> ImageSet:
+        """All images to fit where they are resident, else so many of them, on the CPU."""
+        return self.fit.sample(count, 0) if isinstance(self.fit, Stream) else self.fit
+
     def order(self, recipe: Recipe, epoch: int) -> Tensor:
-        """(fit images,) rows of an epoch, on the CPU; one order for all workers, so that a step's images are the same
-        however many share them.
+        """(fit images,) rows of an epoch of resident images, on the CPU; one order for all workers, so that a step's
+        images are the same however many share them.
         """
         total, generator = len(self.fit), rng.generator(recipe.seed, epoch, 0, "order")
         if recipe.data.balance == "sampling":
@@ -81,7 +129,7 @@ def split_rows(labels: np.ndarray, recipe: Recipe, prepared: Prepared) -> tuple[
 def training_data(
     recipe: Recipe, prepared: Prepared, device: torch.device | str = "cpu", *, final: bool = False
 ) -> TrainingData:
-    """All images that a recipe trains and validates on, resident on `device`.
+    """All images that a recipe trains and validates on, on `device` or streamed to it.
 
     Args:
         recipe: its `data` section counts.
@@ -89,6 +137,8 @@ def training_data(
         device: where the images are to be.
         final: fit the validation images too, for a model to be used; none is held out then.
     """
+    if isinstance(prepared, Sharded):
+        return streamed_data(recipe, prepared, device, final=final, threads=torch.get_num_threads())
     images, config = prepared.tensors("train"), recipe.data
     fit, validation = split_rows(images.labels.numpy(), recipe, prepared)
     chosen = images.select(np.union1d(fit, validation) if final else fit)
@@ -105,3 +155,52 @@ def training_data(
         std=spec.std,
         fingerprint=prepared.fingerprint,
     )
+
+
+def streamed_data(
+    recipe: Recipe,
+    prepared: Sharded,
+    device: torch.device | str,
+    *,
+    final: bool = False,
+    threads: int = 1,
+    first: ImageSet | None = None,
+    fetch: Fetch | None = None,
+) -> TrainingData:
+    """The same of images that are streamed; of these only what an epoch measures is in memory.
+
+    Args:
+        recipe, prepared, device, final: see `training_data`.
+        threads: that decode images.
+        first: the images that an epoch measures, where somebody has read them, see `stream.first_places`.
+        fetch: reads windows of images.
+    """
+    labels, places, shards = prepared.labels("train"), prepared.places("train"), prepared.shards("train")
+    fit, validation = split_rows(labels, recipe, prepared)
+    held_out, spec, seed = None, prepared.spec, recipe.data.split_seed
+    if final:
+        fit = np.union1d(fit, validation)
+    else:
+        judging = judging_rows(labels[validation], recipe.data.judging_fraction, seed, prepared.fingerprint)
+        held_out = StreamedValidation.make(
+            shards,
+            places[validation],
+            labels[validation],
+            judging,
+            len(fit),
+            seed=seed,
+            device=device,
+            first=first,
+            fetch=fetch,
+        )
+    stream = Stream(shards, torch.from_numpy(labels[fit]), places[fit], threads, fetch)
+    return TrainingData(stream, held_out, spec.classes, spec.mean, spec.std, prepared.fingerprint)
+
+
+def check_feed(recipe: Recipe, feed: str) -> None:
+    """Raises a ConfigError where a recipe cannot be trained on images that come in some way."""
+    if feed == "stream" and recipe.data.balance == "sampling":
+        raise ConfigError(
+            "Expected --feed resident for `balance` sampling, which draws any image at any step; `balance` loss weighs "
+            "classes without it"
+        )

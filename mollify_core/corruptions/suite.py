@@ -78,8 +78,16 @@ def corrupt_chunk(
     images: Tensor, name: str, severity: int, number: int, *, seed: int, frost_folder: Path | None
 ) -> Tensor:
     """Rows number * CHUNK to (number + 1) * CHUNK of what `corrupt` returns; arguments are not checked."""
-    rows = images[number * CHUNK : (number + 1) * CHUNK].contiguous()
-    arguments = strength(name, severity, max(images.shape[2:]))
+    rows = images[number * CHUNK : (number + 1) * CHUNK]
+    return corrupt_rows(rows, name, severity, number, seed=seed, frost_folder=frost_folder)
+
+
+def corrupt_rows(
+    rows: Tensor, name: str, severity: int, number: int, *, seed: int, frost_folder: Path | None = None
+) -> Tensor:
+    """What `corrupt` makes of the rows from number * CHUNK on, CHUNK of them at most; arguments are not checked."""
+    rows = rows.contiguous()
+    arguments = strength(name, severity, max(rows.shape[2:]))
     if name in _FIXED:
         return _FIXED[name](rows, *arguments)
     generator = stream(seed, name, severity, number)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,18 @@ import numpy as np
 from mollify_core.datasets.download import Progress
 from mollify_core.datasets.files import Files, quoted
 from mollify_core.datasets.images import decode, reporting, scaled
-from mollify_core.datasets.source import Arrays, Source
+from mollify_core.datasets.source import Arrays, Chunk, Flow, Source
 from mollify_core.datasets.specs import DatasetSpec, ImageFolder, colour
 from mollify_core.datasets.split import stratified_split
+from mollify_core.datasets.threads import ahead
 from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION, OwnFiles, Tree, role
 from mollify_core.errors import ConfigError, DataError
 from mollify_core.foreign import clean
 
 TEST_FRACTION = 0.2
+_BLOCK = 64  # images that one thread reads before another takes them
 UNREADABLE = "that cannot be read"
+_SHARE = 0.25  # of a machine's memory: images are held once while they are prepared, and once by Ray
 _FEW = 5_000  # training images, below which a tenth of them would measure too coarsely
 Rows = list[tuple[str, int]]
 """Files and their labels."""
@@ -82,11 +86,14 @@ class Listed:
         return dataclasses.replace(self, rows=rows, left_out=self.left_out | ({UNREADABLE: count} if count else {}))
 
 
-def folder_spec(name: str, path: Path, side: int, background: str, skip_bad: bool = False) -> DatasetSpec:
+def folder_spec(
+    name: str, path: Path, side: int, background: str, skip_bad: bool = False, feed: str = "auto"
+) -> DatasetSpec:
     """The data set in the folder `path`, its images scaled to `side` pixels; nothing is decoded yet.
 
     Classes are the names of the folders, sorted. Where there are folders of splits, these are the splits; else a fifth
-    of each class is for testing, the same in every run. What is transparent shows the background.
+    of each class is for testing, the same in every run. What is transparent shows the background. By the feed "auto"
+    they are streamed where they would take more than a quarter of this machine's memory.
 
     Raises:
         ConfigError: the images do not fit into this machine's memory.
@@ -95,10 +102,10 @@ def folder_spec(name: str, path: Path, side: int, background: str, skip_bad: boo
     listed = Listed.of(path)
     need = 3 * side**2 * sum(len(part) for part in listed.rows.values())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need > memory:
+    if need > memory and feed == "resident":
         raise ConfigError(
             f"Expected images that fit into the {memory / 1e9:.0f} GB of this machine, but those of {quoted(path)} at "
-            f"{side} pixels take {need / 1e9:.0f} GB"
+            f"{side} pixels take {need / 1e9:.0f} GB; --feed stream needs no such memory"
         )
     return DatasetSpec(
         name=name,
@@ -110,6 +117,7 @@ def folder_spec(name: str, path: Path, side: int, background: str, skip_bad: boo
         validation_fraction=0.2 if len(listed.rows[TRAIN]) < _FEW else 0.1,
         checksums={},
         source=ImageFolder(path, background, skip_bad, listed),
+        streamed=feed == "stream" or (feed == "auto" and need > _SHARE * memory),
     )
 
 
@@ -130,6 +138,7 @@ def source(dataset: DatasetSpec, folder: ImageFolder) -> Source:
         partial(_parse, dataset.name, listed, side, background, unreadable if folder.skip_bad else None),
         validation=len(parts.get(VALIDATION, ())),
         unreadable=unreadable,
+        flow=partial(_flow, dataset.name, listed, side, background, unreadable, folder.skip_bad),
     )
 
 
@@ -246,6 +255,54 @@ def _parse(
         unreadable |= {file: split for split, part in rows.items() for file, _ in part if file in bad}
         _check_left(listed, bad)
     return arrays, listed.names
+
+
+def _flow(
+    name: str,
+    listed: Listed,
+    side: int,
+    background: str,
+    unreadable: dict[str, str],
+    skip_bad: bool,
+    progress: Progress | None,
+) -> Flow:
+    """The images of a folder, some at a time; those that cannot be read go into the dictionary, with their split."""
+    rows = listed.without(unreadable).rows
+    parts = {TRAIN: rows[TRAIN] + rows.get(VALIDATION, []), TEST: rows[TEST]}
+    of = {file: split for split, part in rows.items() for file, _ in part}
+
+    def load(block: Rows) -> tuple[np.ndarray, np.ndarray, list[bytes | None], list[str]]:
+        images, labels, files, bad = [], [], list[bytes | None](), []
+        for file, label in block:
+            try:
+                raw = listed.files.read(file)
+                images.append(scaled(raw, quoted(listed.files.path / file), side, background))
+            except DataError as error:
+                if not skip_bad:
+                    raise DataError(f"{error} (--on-bad-image skip leaves such images out)") from None
+                bad.append(file)
+            else:
+                labels.append(label)
+                files.append(raw)
+        return np.array(images, np.uint8).reshape(-1, 3, side, side), np.array(labels, np.int64), files, bad
+
+    def chunks() -> Iterator[Chunk]:
+        found: set[str] = set()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for split, part in parts.items():
+                blocks = [part[start : start + _BLOCK] for start in range(0, len(part), _BLOCK)]
+                done = 0
+                with reporting(progress, f"{name}: {split}") as callback:
+                    for images, labels, files, bad in ahead(pool, load, blocks, 4 * (os.cpu_count() or 1)):
+                        found |= set(bad)
+                        done += len(labels) + len(bad)
+                        if callback is not None:
+                            callback(done, len(part))
+                        yield split, images, labels, files
+        _check_left(listed, found | set(unreadable))
+        unreadable.update({file: of[file] for file in found})
+
+    return Flow({split: len(part) for split, part in parts.items()}, listed.names, chunks())
 
 
 def _check_left(listed: Listed, bad: set[str]) -> None:

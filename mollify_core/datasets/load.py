@@ -49,6 +49,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same on a device."""
+        return ImageSet(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
+
     def select(self, indices: np.ndarray | torch.Tensor) -> ImageSet:
         """A copy of the rows `indices`, (m,) integers, in that order."""
         import torch

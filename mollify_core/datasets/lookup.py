@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def spec(
     image_size: int | None = None,
     background: str | None = None,
     skip_bad: bool = False,
+    feed: str = "auto",
 ) -> DatasetSpec:
     """The data set called `name`.
 
@@ -28,6 +30,7 @@ def spec(
         image_size: side in pixels to which the images of a folder are scaled; None for the known sets.
         background: what shows where images of a folder are transparent, see `specs.colour`; None is white.
         skip_bad: leave out images of a folder that cannot be read, rather than stop there.
+        feed: one of `FEEDS`.
 
     Raises:
         ConfigError: there is no such data set, and the nearest known one is named; or `image_size` or `background`
@@ -43,7 +46,7 @@ def spec(
             )
         if background is not None and colour_word(background) != "white":
             raise ConfigError(f"Expected no background for {name}, whose images hide nothing, but got {background!r}")
-        return DATASETS[name]
+        return dataclasses.replace(DATASETS[name], streamed=feed == "stream")
     path = expanded(name if data_dir is None else data_dir)
     said = quoted(name)
     unknown = f"Unknown data set {said}{nearest(name, DATASETS)}"
@@ -67,7 +70,8 @@ def spec(
     from mollify_core.datasets.folder import folder_spec
 
     called = _plain(path.resolve().name if data_dir is None else name)
-    return folder_spec(called, path, image_size, colour_word("white" if background is None else background), skip_bad)
+    behind = colour_word("white" if background is None else background)
+    return folder_spec(called, path, image_size, behind, skip_bad, feed)
 
 
 def _is_folder(path: Path) -> bool:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mollify_core.datasets.specs import DatasetSpec, ImageFolder
+from mollify_core.datasets.specs import FEEDS, DatasetSpec, ImageFolder
 
 if TYPE_CHECKING:
     from mollify_core.datasets.load import Prepared
@@ -22,6 +22,7 @@ class DataOptions:
         mirrors: addresses to try first.
         allow_unverified: take files that are not the official ones.
         skip_bad: leave out images of a folder that cannot be read, rather than stop there.
+        feed: how images get to a training, see `specs.FEEDS`.
     """
 
     data_dir: str | None = None
@@ -29,12 +30,20 @@ class DataOptions:
     mirrors: tuple[str, ...] = ()
     allow_unverified: bool = False
     skip_bad: bool = False
+    feed: str = "auto"
 
     def spec(self, name: str, image_size: int | None = None, background: str | None = None) -> DatasetSpec:
         """The data set called `name`; raises as `lookup.spec` does."""
         from mollify_core.datasets.lookup import spec
 
-        return spec(name, data_dir=self.data_dir, image_size=image_size, background=background, skip_bad=self.skip_bad)
+        return spec(
+            name,
+            data_dir=self.data_dir,
+            image_size=image_size,
+            background=background,
+            skip_bad=self.skip_bad,
+            feed=self.feed,
+        )
 
     def prepare(
         self, dataset: str | DatasetSpec, image_size: int | None = None, background: str | None = None
@@ -51,6 +60,7 @@ class DataOptions:
             mirrors=self.mirrors,
             allow_unverified=self.allow_unverified,
             skip_bad=self.skip_bad,
+            feed=self.feed,
         )
 
     def flags(self, dataset: DatasetSpec) -> list[str]:
@@ -61,6 +71,7 @@ class DataOptions:
         for flag, value in (("--data-dir", data_dir), ("--cache-dir", self.cache_dir)):
             flags += [flag, value] if value else []
         flags += ["--on-bad-image", "skip"] if self.skip_bad else []
+        flags += ["--feed", self.feed] if self.feed != "auto" else []
         return flags + ["--allow-unverified"] * self.allow_unverified
 
 
@@ -83,6 +94,14 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
         help="what becomes of a folder with images that cannot be read: skip leaves them out, and the plan counts them "
         "(default: stop)",
     )
+    g.add_argument(
+        "--feed",
+        choices=FEEDS,
+        default="auto",
+        help="how images get to a training: resident holds all of them in memory, stream reads them again and again, "
+        "in another order; auto streams a folder that would take more than a quarter of this machine's memory "
+        "(default: auto)",
+    )
     g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
     g.add_argument(
         "--cache-dir", metavar="DIR", help="where prepared data is kept (default: $MOLLIFY_CACHE or ~/.cache/mollify)"
@@ -101,5 +120,5 @@ def add_background(g: argparse._ActionsContainer) -> None:
 def data_options(args: argparse.Namespace) -> DataOptions:
     """What those options say."""
     return DataOptions(
-        args.data_dir, args.cache_dir, tuple(args.mirror), args.allow_unverified, args.on_bad_image == "skip"
+        args.data_dir, args.cache_dir, tuple(args.mirror), args.allow_unverified, args.on_bad_image == "skip", args.feed
     )

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mollify_core.datasets import cache as disk
-from mollify_core.datasets import digits, folder, pickles, tinyimagenet
+from mollify_core.datasets import digits, folder, pickles, shards, tinyimagenet
 from mollify_core.datasets.download import Progress, download, progress_bar
 from mollify_core.datasets.files import quoted
 from mollify_core.datasets.load import MOST_TWINS, SPLITS, VALIDATION, Prepared
 from mollify_core.datasets.lookup import spec
-from mollify_core.datasets.source import Arrays, Source
+from mollify_core.datasets.shards import Sharded
+from mollify_core.datasets.source import Source
 from mollify_core.datasets.specs import DatasetSpec, ImageArchive, ImageFolder, PickleArchive
 from mollify_core.errors import ChecksumError, ConfigError, DataError, StorageError
 from mollify_core.foreign import expanded
@@ -47,6 +49,7 @@ def prepare(
     image_size: int | None = None,
     background: str | None = None,
     skip_bad: bool = False,
+    feed: str = "auto",
     cache_dir: str | Path | None = None,
     mirrors: Sequence[str] = (),
     allow_unverified: bool = False,
@@ -64,6 +67,7 @@ def prepare(
         cache_dir: where prepared data go; default $MOLLIFY_CACHE, else ~/.cache/mollify.
         mirrors: http or https addresses to try before the built-in ones: of the archive, or of the folder with it.
         skip_bad: leave out images of a folder that cannot be read, rather than stop there.
+        feed: how a training is to get the images, one of `specs.FEEDS`.
         allow_unverified: take source files that are not the official ones; `Prepared.verified` is then false.
         progress: called with (bytes done, bytes in total or None) during a download, with (images done, images in
             total) while images are decoded; default a bar on a terminal.
@@ -76,7 +80,14 @@ def prepare(
     """
     dataset = name
     if isinstance(dataset, str):
-        dataset = spec(dataset, data_dir=data_dir, image_size=image_size, background=background, skip_bad=skip_bad)
+        dataset = spec(
+            dataset,
+            data_dir=data_dir,
+            image_size=image_size,
+            background=background,
+            skip_bad=skip_bad,
+            feed=feed,
+        )
     origin = dataset.source
     cache = disk.cache_folder(cache_dir)
     if isinstance(origin, ImageFolder):
@@ -93,7 +104,7 @@ def prepare(
             path = expanded(data_dir)
             found = _find(dataset, origin, path, str(path.resolve()))
             return _build(cache, dataset, found, allow_unverified, progress)
-    official = cache / disk.key(dataset.name, dataset.checksums)
+    official = _place(cache, dataset, dataset.checksums)
     ready = _open(official, dataset)
     if ready is not None:
         return ready
@@ -148,18 +159,23 @@ def _build(
                 f"Expected {name!r} of {dataset.name} from {source.where} to have the official md5 {md5}, but got "
                 f"{source.checksums.get(name, 'its unpacked files')}; --allow-unverified takes it anyway"
             )
-    place = cache / disk.key(dataset.name, source.checksums)
+    place = _place(cache, dataset, source.checksums)
     ready = _open(place, dataset)
     if ready is not None:
         return ready
     with disk.storage(cache), disk.locked(place.with_name(f".{place.name}.lock")):
         ready = _open(place, dataset)
         if ready is None:
-            _write(place, dataset, source, not wrong, progress)
+            write = _write_shards if dataset.streamed else _write
+            write(place, dataset, source, not wrong, progress)
             ready = _open(place, dataset)
     if ready is None:
         raise StorageError(f"Cannot read back what was written to {str(place)!r}")
     return ready
+
+
+def _place(cache: Path, dataset: DatasetSpec, checksums: Mapping[str, str]) -> Path:
+    return cache / disk.key(dataset.name, {**checksums, **({"in shards": ""} if dataset.streamed else {})})
 
 
 def _open(place: Path, dataset: DatasetSpec) -> Prepared | None:
@@ -169,7 +185,10 @@ def _open(place: Path, dataset: DatasetSpec) -> Prepared | None:
         return None
     if not dataset.mean:
         dataset = dataclasses.replace(dataset, mean=tuple(manifest["mean"]), std=tuple(manifest["std"]))
-    return Prepared(dataset, place, manifest)
+    if not dataset.streamed:
+        return Prepared(dataset, place, manifest)
+    counts = {split: manifest["counts"][split] for split in SPLITS}
+    return Sharded(dataset, place, manifest) if manifest["files"].keys() >= set(shards.files(dataset, counts)) else None
 
 
 def _agrees(manifest: dict[str, Any], dataset: DatasetSpec) -> bool:
@@ -194,27 +213,11 @@ def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, pr
     from mollify_core.datasets.twins import twins  # PyTorch is slow to import
 
     arrays, class_names = source.read(progress)
-    fitted = arrays["train"][0]
     validation = source.validation - sum(split == VALIDATION for split in source.unreadable.values())
-    mean, std = _measure(fitted[: len(fitted) - validation])
-    if not dataset.std and min(std) == 0:
-        raise DataError(f"Expected training images in {source.where!r} to differ, but a channel is the same everywhere")
-    manifest = {
-        "verified": verified,
-        "source": source.where,
-        "source_md5": source.checksums,
-        "counts": {split: len(labels) for split, (_, labels) in arrays.items()}
-        | ({VALIDATION: validation} if validation else {}),
-        "class_names": class_names,
-        "image_shape": list(dataset.image_shape),
-        "mean": list(dataset.mean) or mean,
-        "std": list(dataset.std) or std,
-        "measured_mean": mean,
-        "measured_std": std,
-        "fingerprint": _fingerprint(arrays, validation),
-        "twins": twins([arrays[split][0] for split in SPLITS]),
-        "unreadable": source.unreadable,
-    }
+    seen = _Seen(dataset, {split: len(labels) for split, (_, labels) in arrays.items()}, validation)
+    for split in SPLITS:
+        seen.add(split, *arrays[split])
+    manifest = seen.manifest(source, class_names, verified) | {"twins": twins([arrays[split][0] for split in SPLITS])}
     with disk.draft(place) as draft:
         for split in SPLITS:
             _write_parquet(draft / f"{split}.parquet", *arrays[split])
@@ -223,43 +226,105 @@ def _write(place: Path, dataset: DatasetSpec, source: Source, verified: bool, pr
 
 def _write_parquet(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     pixels = pa.py_buffer(np.ascontiguousarray(images))
     image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(images[0].size), len(images), [None, pixels])
     table = pa.table({"image": image, "label": labels, "index": np.arange(len(labels), dtype=np.int64)})
-    with open(path, "wb") as file:  # Arrow takes no paths but UTF-8
-        pq.write_table(
-            table,
-            file,
-            row_group_size=ROWS_PER_GROUP,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
+    shards.write_parquet(path, table, ROWS_PER_GROUP)
 
 
-def _measure(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of images (n, C, H, W) uint8 scaled to [0, 1]."""
-    total, squares = np.zeros(images.shape[1]), np.zeros(images.shape[1])
-    for start in range(0, len(images), 1000):  # sums of whole numbers below 2**53: exact, so equal on every machine
-        block = images[start : start + 1000].astype(np.float32)
-        total += block.sum((0, 2, 3), dtype=np.float64)
-        squares += np.square(block).sum((0, 2, 3), dtype=np.float64)
-    count = images.size // images.shape[1]
-    mean = total / count
-    std = np.sqrt(squares / count - mean**2)
-    return [round(value / 255, 6) for value in mean.tolist()], [round(value / 255, 6) for value in std.tolist()]
+class _Unreadable(Exception):
+    """Images could not be read: the fingerprint says how many there are, so all begins once more without them."""
 
 
-def _fingerprint(arrays: Arrays, validation: int) -> str:
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        images, labels = arrays[split]
-        digest.update(json.dumps([split, list(images.shape)]).encode())
-        digest.update(np.ascontiguousarray(images).data)
-        digest.update(labels.astype("<i8").data)
-    if validation:  # the same images with another meaning
-        digest.update(json.dumps([VALIDATION, validation]).encode())
-    return digest.hexdigest()[:16]
+def _write_shards(place: Path, dataset: DatasetSpec, source: Source, verified: bool, progress: Progress | None) -> None:
+    """Writes shards; no more than a file of them is in memory. Nearly equal images are not looked for."""
+    while True:
+        known = len(source.unreadable)
+        with suppress(_Unreadable), disk.draft(place) as draft:
+            flow = source.flowing(progress)
+            layouts = {s: shards.Layout(count, math.prod(dataset.image_shape)) for s, count in flow.counts.items()}
+            writers = {split: shards.Writer(draft, split, layout) for split, layout in layouts.items()}
+            validation = source.validation - sum(split == VALIDATION for split in source.unreadable.values())
+            seen = _Seen(dataset, flow.counts, validation)
+            for split, images, labels, files in flow.chunks:
+                seen.add(split, images, labels)
+                writers[split].add(labels, [shards.payload(*pair) for pair in zip(images, files, strict=True)])
+            if len(source.unreadable) > known:
+                raise _Unreadable
+            for writer in writers.values():
+                writer.close()
+            disk.write_manifest(draft, dataset.name, seen.manifest(source, flow.class_names, verified))
+            return
+
+
+class _Seen:
+    """What a manifest says of images, measured while they pass by in the official order.
+
+    Args:
+        dataset: what they are.
+        counts: split -> how many there will be.
+        validation: how many of the training images, the last ones, are those to validate.
+    """
+
+    def __init__(self, dataset: DatasetSpec, counts: Mapping[str, int], validation: int) -> None:
+        channels = dataset.image_shape[0]
+        self._dataset, self._counts, self._validation = dataset, counts, validation
+        self._total, self._squares, self._pixels = np.zeros(channels), np.zeros(channels), 0
+        self._fitted = counts["train"] - validation
+        self._digest = hashlib.sha256()
+        self._labels: dict[str, list[np.ndarray]] = {}
+
+    def add(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+        """Takes the next images (n, C, H, W) uint8 of a split; those of train come first."""
+        if split not in self._labels:
+            self._end()
+            self._labels[split] = []
+            self._digest.update(json.dumps([split, [self._counts[split], *self._dataset.image_shape]]).encode())
+        self._digest.update(np.ascontiguousarray(images).data)
+        self._labels[split].append(labels)
+        if split == "train":
+            fitted = images[: max(0, self._fitted)]
+            self._fitted -= len(images)
+            for start in range(0, len(fitted), 1000):  # sums of whole numbers below 2**53: exact, so equal everywhere
+                block = fitted[start : start + 1000].astype(np.float32)
+                self._total += block.sum((0, 2, 3), dtype=np.float64)
+                self._squares += np.square(block).sum((0, 2, 3), dtype=np.float64)
+            self._pixels += fitted.size // len(self._total)
+
+    def manifest(self, source: Source, class_names: list[str], verified: bool) -> dict[str, Any]:
+        """All that is said of them.
+
+        Raises:
+            DataError: they are all the same.
+        """
+        self._end()
+        if self._validation:  # the same images with another meaning
+            self._digest.update(json.dumps([VALIDATION, self._validation]).encode())
+        dataset, mean = self._dataset, self._total / self._pixels
+        std = np.sqrt(self._squares / self._pixels - mean**2)
+        measured = [[round(value / 255, 6) for value in values.tolist()] for values in (mean, std)]
+        if not dataset.std and min(measured[1]) == 0:
+            where = source.where
+            raise DataError(f"Expected training images in {where!r} to differ, but a channel is the same everywhere")
+        return {
+            "verified": verified,
+            "source": source.where,
+            "source_md5": source.checksums,
+            "counts": {**self._counts, **({VALIDATION: self._validation} if self._validation else {})},
+            "class_names": class_names,
+            "image_shape": list(dataset.image_shape),
+            "mean": list(dataset.mean) or measured[0],
+            "std": list(dataset.std) or measured[1],
+            "measured_mean": measured[0],
+            "measured_std": measured[1],
+            "fingerprint": self._digest.hexdigest()[:16],
+            "unreadable": source.unreadable,
+        }
+
+    def _end(self) -> None:
+        """A split has passed by: its labels come after its images."""
+        for labels in self._labels.values():
+            self._digest.update(np.concatenate(labels).astype("<i8").data)
+            labels.clear()
+            labels.append(np.empty(0, np.int64))

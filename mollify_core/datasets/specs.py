@@ -59,6 +59,8 @@ class ImageArchive(Download):
 
 IMAGE_SIDES = (8, 2048)
 """The smallest and largest side in pixels to which images of one's own are scaled."""
+FEEDS = ("auto", "resident", "stream")
+"""How images get to a training: all in memory, or read again and again; auto streams what would not fit."""
 BACKGROUNDS = {"white": "#ffffff", "grey": "#808080", "black": "#000000"}
 """The colours that may show where an image is transparent, beside "#rrggbb" of any other."""
 
@@ -108,6 +110,7 @@ class DatasetSpec:
         validation_fraction: the share of the training images to hold out by default, in (0, 0.5].
         checksums: md5 of each official file, by name.
         source: where the files come from; None for digits, which scikit-learn brings along.
+        streamed: whether its images are read from shards again and again, rather than held in memory.
     """
 
     name: str
@@ -119,6 +122,7 @@ class DatasetSpec:
     validation_fraction: float
     checksums: Mapping[str, str] = field(hash=False)
     source: PickleArchive | ImageArchive | ImageFolder | None = None
+    streamed: bool = False
 
 
 DATASETS: dict[str, DatasetSpec] = {

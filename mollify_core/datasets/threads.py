@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -24,6 +25,21 @@ def in_threads(function: Callable[[Sequence[T]], R], items: Sequence[T], block: 
         yield from pool.map(function, [items[i : i + block] for i in range(0, len(items), block)])
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
+    """Yields function(item) for each item, in order, computed in a pool; never more than `most` wait to be taken."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @contextlib.contextmanager

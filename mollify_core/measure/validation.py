@@ -155,6 +155,10 @@ class ValidationSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def of_epoch(self, n_fit: int) -> int:
+        """How many images an epoch measures, the first of those that choose."""
+        return epoch_images(n_fit, self.choosing)
+
     def measure(self, forward: Callable[[Tensor], Tensor], rows: range) -> Tensor:
         """(cells, n, 5) values of `metrics.per_image` for the rows of `rows`, zero elsewhere, on the CPU.
 

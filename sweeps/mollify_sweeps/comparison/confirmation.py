@@ -15,7 +15,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from mollify_core import rng
-from mollify_core.amount import mean_strength
+from mollify_core.amount import IMAGES, mean_strength
 from mollify_core.errors import ConfigError
 from mollify_core.measure import comparison, contrast, statistics
 from mollify_core.measure.bootstrap import ece_cells
@@ -92,7 +92,7 @@ def settle_again(sweep: Sweep, plan: Plan, options: Search) -> Sweep:
 def _mean_strength(sweep: Sweep, recipe: Recipe) -> float:
     data = training_data(recipe, sweep.prepared, final=False)
     normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, "cpu")
-    return mean_strength(recipe, data.fit.images, data.classes, normalise)
+    return mean_strength(recipe, data.sample(IMAGES).images, data.classes, normalise)
 
 
 def metric_of(results: Results) -> str:
