@@ -48,6 +48,7 @@ _META = Record(
         "versions": MapOf(Text(1000)),
         "commit": Maybe(Text(1000)),
         **dict.fromkeys(("verified", "final"), Flag()),
+        "feed": Text(20),
     },
 )
 """What is told of a checkpoint, where it is; `accumulate` is read by `Parts`."""

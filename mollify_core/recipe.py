@@ -45,7 +45,7 @@ MOST_THREADS = 1024  # of a CPU, for one training
 PROVENANCE = Record(
     {},
     {
-        **dict.fromkeys(("sweep", "dataset", "fingerprint", "device", "precision"), Text(1000)),
+        **dict.fromkeys(("sweep", "dataset", "fingerprint", "device", "precision", "feed"), Text(1000)),
         **dict.fromkeys(("trial", "seed"), Whole()),
         "threads": Maybe(Whole(1, MOST_THREADS)),
         "verified": Flag(),

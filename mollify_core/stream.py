@@ -26,7 +26,7 @@ from mollify_core.corruptions.draws import CHUNK
 from mollify_core.corruptions.heldout import HELDOUT, SEVERITIES
 from mollify_core.corruptions.suite import check, corrupt_rows
 from mollify_core.datasets.load import ImageSet
-from mollify_core.datasets.shards import Reading, Shards
+from mollify_core.datasets.shards import GROUP_BYTES, GROUPS, Shards
 from mollify_core.datasets.threads import ahead
 from mollify_core.measure.metrics import COLUMNS, per_image
 from mollify_core.measure.validation import CELLS, ValidationSet, epoch_images
@@ -35,14 +35,13 @@ from mollify_core.steps import Steps
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUPS_PER_WINDOW = 16
 _CHUNK = 64  # images that are decoded together
 _AHEAD = 8  # such chunks that wait for their step
 _PATIENCE = 10.0  # seconds that a thread has to end
 _KEPT = 1 << 30  # bytes of corrupted validation images that stay in memory
 _SAMPLE = 64  # images that an epoch measures at least
-Fetch = Callable[[Sequence[Reading]], Iterator["pa.Table"]]
-"""Reads windows: what each wants, in its order, whole or in pieces."""
+Fetch = Callable[[Sequence[np.ndarray]], Iterator["pa.Table"]]
+"""Reads the images at some places, and at others: as `Shards.read` does, whole or in pieces."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,10 @@ class Window:
     """Some groups of an epoch, and their images in their order.
 
     Attributes:
-        groups: numbers of groups.
-        places: (m,) places of its images.
+        places: (m,) int64 places of its images.
         start: where the first of them stands in the epoch.
     """
 
-    groups: tuple[int, ...]
     places: np.ndarray
     start: int
 
@@ -83,20 +80,20 @@ class Stream:
 
     def windows(self, seed: int, epoch: int) -> list[Window]:
         """The whole order of an epoch."""
-        places, starts = self._groups
+        (places, starts), many = self._groups, self.shards.layout.groups
         shuffled = torch.randperm(len(starts) - 1, generator=rng.generator(seed, epoch, 0, "groups")).numpy()
         found, start = [], 0
-        for number, first in enumerate(range(0, len(shuffled), GROUPS_PER_WINDOW)):
-            groups = shuffled[first : first + GROUPS_PER_WINDOW]
+        for number, first in enumerate(range(0, len(shuffled), many)):
+            groups = shuffled[first : first + many]
             held = np.concatenate([places[starts[group] : starts[group + 1]] for group in groups])
             generator = rng.generator(seed, epoch, number, "window")
             held = held[torch.randperm(len(held), generator=generator).numpy()]
-            found.append(Window(tuple(np.unique(held // self.shards.layout.rows).tolist()), held, start))
+            found.append(Window(held, start))
             start += len(held)
         return found
 
-    def readings(self, seed: int, epoch: int, steps: Steps, rank: int, first: int) -> list[Reading]:
-        """What a worker reads of an epoch, from a step on: its share of each step, one after the other.
+    def readings(self, seed: int, epoch: int, steps: Steps, rank: int, first: int) -> list[np.ndarray]:
+        """Places of what a worker reads of an epoch from a step on, by window: its share of each step, in their order.
 
         Where the last step leaves it nothing, the first image of the last window fills in.
         """
@@ -107,8 +104,7 @@ class Stream:
             if window.start + len(window.places) == len(self) and not steps.share(len(steps) - 1, rank):
                 mine = np.append(mine, window.places[0])
             if len(mine):
-                groups = np.unique(mine // self.shards.layout.rows)
-                found.append(Reading(tuple(groups.tolist()), mine))
+                found.append(mine)
         return found
 
     def batches(
@@ -139,15 +135,8 @@ class Stream:
     def sample(self, count: int, seed: int) -> ImageSet:
         """So many images, or all where there are fewer: the first of an order of their own."""
         steps = Steps(len(self), min(count, len(self)), 1)
-        wanted = self.readings(seed, -1, steps, 0, 0)
-        found, held = list[ImageSet](), 0
-        for reading in wanted:
-            part = Reading(reading.groups, reading.places[: steps.size - held])
-            found.append(self.shards.decode(self.shards.read(part)))
-            held += len(part.places)
-            if held == steps.size:
-                break
-        return ImageSet(torch.cat([part.images for part in found]), torch.cat([part.labels for part in found]))
+        places = np.concatenate(self.readings(seed, -1, steps, 0, 0))[: steps.size]
+        return self.shards.decode(self.shards.read(places))
 
     def close(self) -> None:
         """Ends what has been begun for an epoch that will not come."""
@@ -161,7 +150,7 @@ class Stream:
         readings = self.readings(seed, epoch, steps, rank, first)
         return _Pipe(self.shards, readings, self.fetch or self._read, self.threads)
 
-    def _read(self, readings: Sequence[Reading]) -> Iterator[pa.Table]:
+    def _read(self, readings: Sequence[np.ndarray]) -> Iterator[pa.Table]:
         with ThreadPoolExecutor(1) as pool:
             yield from ahead(pool, self.shards.read, readings, 2)
 
@@ -183,7 +172,7 @@ class _Pipe:
         read: whether all of it has been read and decoded.
     """
 
-    def __init__(self, shards: Shards, readings: Sequence[Reading], fetch: Fetch, threads: int) -> None:
+    def __init__(self, shards: Shards, readings: Sequence[np.ndarray], fetch: Fetch, threads: int) -> None:
         self._shards, self._readings, self._fetch, self._threads = shards, readings, fetch, threads
         self._chunks: queue.Queue[ImageSet | BaseException] = queue.Queue(_AHEAD)
         self._left: list[ImageSet] = []
@@ -287,7 +276,7 @@ class StreamedValidation:
         order, choosing = _order(places, judging)
         held = first_places(shards, places, judging, n_fit)
         if first is None:
-            first = shards.decode(shards.read(reading_of(shards, held)))
+            first = shards.decode(shards.read(held))
         check(first.images, *_CELLS[0])
         cells = [first.images, *(_corrupted(first.images, name, severity, 0, seed) for name, severity in _CELLS)]
         known = ValidationSet(torch.stack(cells).to(device), first.labels.to(device), len(held))
@@ -318,7 +307,7 @@ class StreamedValidation:
         values = torch.zeros(CELLS, len(self), len(COLUMNS))
         chunks = range(rows.start, -(-len(self) // CHUNK), rows.step)
         wanted = [self.places[chunk * CHUNK : (chunk + 1) * CHUNK] for chunk in chunks]
-        tables = (self.fetch or self._read)([reading_of(self.shards, places) for places in wanted])
+        tables = (self.fetch or self._read)(wanted)
         device = self.labels.device
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for chunk, table in zip(chunks, _cut(tables, [len(places) for places in wanted]), strict=True):
@@ -329,7 +318,7 @@ class StreamedValidation:
                     values[cell, part] = per_image(forward(shown.to(device)), self.labels[part]).cpu()
         return values
 
-    def _read(self, readings: Sequence[Reading]) -> Iterator[pa.Table]:
+    def _read(self, readings: Sequence[np.ndarray]) -> Iterator[pa.Table]:
         with ThreadPoolExecutor(1) as pool:
             yield from ahead(pool, self.shards.read, readings, 2)
 
@@ -337,16 +326,20 @@ class StreamedValidation:
 _CELLS = [(name, severity) for name in HELDOUT for severity in SEVERITIES]
 
 
+def epoch_sample(n_fit: int, choosing: int, image_bytes: int) -> int:
+    """How many of the images that choose an epoch measures: as of resident images, but no more than stay in memory."""
+    return min(epoch_images(n_fit, choosing), max(_SAMPLE, _KEPT // (CELLS * image_bytes)))
+
+
+def held_bytes(image_bytes: int, n_fit: int, choosing: int) -> int:
+    """What a training holds of streamed images: what an epoch measures, clean and corrupted, and two windows."""
+    return image_bytes * CELLS * epoch_sample(n_fit, choosing, image_bytes) + 2 * GROUPS * GROUP_BYTES
+
+
 def first_places(shards: Shards, places: np.ndarray, judging: np.ndarray, n_fit: int) -> np.ndarray:
-    """Places of the images that an epoch measures: the first of those that choose, as far as memory goes."""
+    """Places of the images that an epoch measures: the first of those that choose."""
     order, choosing = _order(places, judging)
-    most = max(_SAMPLE, _KEPT // (CELLS * shards.layout.image_bytes))
-    return places[order][: min(epoch_images(n_fit, choosing), most)]
-
-
-def reading_of(shards: Shards, places: np.ndarray) -> Reading:
-    """What is read to get the images at some places."""
-    return Reading(tuple(np.unique(places // shards.layout.rows).tolist()), places)
+    return places[order][: epoch_sample(n_fit, choosing, shards.image_bytes)]
 
 
 def _order(places: np.ndarray, judging: np.ndarray) -> tuple[np.ndarray, int]:

@@ -6,6 +6,7 @@ and the trial went on with batches in parts; as a trial's, they are of the valid
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from pyarrow import fs
 
 from mollify_core import checkpoint
 from mollify_core.datasets.options import DataOptions, add_data_options, data_options
+from mollify_core.datasets.specs import FEEDS
 from mollify_core.errors import ConfigError, DataError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.program import Parser, guarded
 from mollify_core.recipe import MOST_THREADS, Recipe
@@ -96,6 +98,8 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("Expected a CUDA device for --device cuda, but there is none")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if data.feed == "auto" and provenance.get("feed") in FEEDS:  # as the sweep's trial was fed
+        data = dataclasses.replace(data, feed=provenance["feed"])
     prepared = data.prepare(recipe.data.dataset, recipe.data.image_size, recipe.data.background)
     expected = provenance.get("fingerprint")
     if expected not in (None, prepared.fingerprint):
@@ -156,6 +160,7 @@ def train(
             "device": where.type,
             "threads": torch.get_num_threads(),
             "accumulate": parts.written,
+            "feed": images.feed,
             "torch": str(torch.__version__),
         },
     }

@@ -19,7 +19,7 @@ from mollify_core.measure.metrics import balanced
 from mollify_core.measure.validation import ValidationSet
 from mollify_core.recipe import Recipe
 from mollify_core.steps import Steps
-from mollify_core.stream import Fetch, Stream, StreamedValidation
+from mollify_core.stream import Stream, StreamedValidation
 from mollify_core.worker import Worker
 
 
@@ -164,16 +164,12 @@ def streamed_data(
     *,
     final: bool = False,
     threads: int = 1,
-    first: ImageSet | None = None,
-    fetch: Fetch | None = None,
 ) -> TrainingData:
     """The same of images that are streamed; of these only what an epoch measures is in memory.
 
     Args:
         recipe, prepared, device, final: see `training_data`.
         threads: that decode images.
-        first: the images that an epoch measures, where somebody has read them, see `stream.first_places`.
-        fetch: reads windows of images.
     """
     labels, places, shards = prepared.labels("train"), prepared.places("train"), prepared.shards("train")
     fit, validation = split_rows(labels, recipe, prepared)
@@ -190,10 +186,8 @@ def streamed_data(
             len(fit),
             seed=seed,
             device=device,
-            first=first,
-            fetch=fetch,
         )
-    stream = Stream(shards, torch.from_numpy(labels[fit]), places[fit], threads, fetch)
+    stream = Stream(shards, torch.from_numpy(labels[fit]), places[fit], threads)
     return TrainingData(stream, held_out, spec.classes, spec.mean, spec.std, prepared.fingerprint)
 
 

@@ -187,8 +187,7 @@ def _open(place: Path, dataset: DatasetSpec) -> Prepared | None:
         dataset = dataclasses.replace(dataset, mean=tuple(manifest["mean"]), std=tuple(manifest["std"]))
     if not dataset.streamed:
         return Prepared(dataset, place, manifest)
-    counts = {split: manifest["counts"][split] for split in SPLITS}
-    return Sharded(dataset, place, manifest) if manifest["files"].keys() >= set(shards.files(dataset, counts)) else None
+    return Sharded(dataset, place, manifest) if shards.are_there(manifest) else None
 
 
 def _agrees(manifest: dict[str, Any], dataset: DatasetSpec) -> bool:
@@ -243,7 +242,7 @@ def _write_shards(place: Path, dataset: DatasetSpec, source: Source, verified: b
         known = len(source.unreadable)
         with suppress(_Unreadable), disk.draft(place) as draft:
             flow = source.flowing(progress)
-            layouts = {s: shards.Layout(count, math.prod(dataset.image_shape)) for s, count in flow.counts.items()}
+            layouts = {s: shards.Layout.of(count, math.prod(dataset.image_shape)) for s, count in flow.counts.items()}
             writers = {split: shards.Writer(draft, split, layout) for split, layout in layouts.items()}
             validation = source.validation - sum(split == VALIDATION for split in source.unreadable.values())
             seen = _Seen(dataset, flow.counts, validation)
@@ -254,7 +253,8 @@ def _write_shards(place: Path, dataset: DatasetSpec, source: Source, verified: b
                 raise _Unreadable
             for writer in writers.values():
                 writer.close()
-            disk.write_manifest(draft, dataset.name, seen.manifest(source, flow.class_names, verified))
+            where = {shards.LAYOUT: {split: [layout.rows, layout.groups] for split, layout in layouts.items()}}
+            disk.write_manifest(draft, dataset.name, seen.manifest(source, flow.class_names, verified) | where)
             return
 
 

@@ -25,17 +25,21 @@ import numpy as np
 from mollify_core import rng
 from mollify_core.datasets.files import quoted, reason
 from mollify_core.datasets.images import scaled
-from mollify_core.datasets.load import ImageSet, Prepared, whole_numbers
-from mollify_core.datasets.specs import BACKGROUNDS, DatasetSpec, ImageFolder, colour
+from mollify_core.datasets.load import SPLITS, ImageSet, Prepared, whole_numbers
+from mollify_core.datasets.specs import BACKGROUNDS, ImageFolder, colour
 from mollify_core.disk import regular
 from mollify_core.errors import ConfigError, DataError
+from mollify_core.kinds import ListOf, Record, Whole, fits
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 GROUP_BYTES = 1 << 24
 """Of the images of a group of rows, at most."""
-GROUPS_PER_FILE = 16
+GROUPS = 16
+"""Of a file, and of a window: what is read before its images are shuffled."""
+LAYOUT = "shards"
+"""Of a manifest: split -> `rows` and `groups` of its `Layout`."""
 _FEWEST = 16  # rows of a group
 _AT_ONCE = 16  # images that one thread decodes
 _SPILL = 1 << 26  # bytes of images that wait in memory for their files
@@ -44,30 +48,27 @@ _RECORD = struct.Struct("<qqqq")  # place, label, index, bytes
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the images of one split stand.
+    """Where the images of one split stand; a manifest says it, since the order of a training depends on it.
 
     Attributes:
         count: of images.
-        image_bytes: of one image's pixels.
+        rows: images in a group.
+        groups: in a file, and in a window.
     """
 
     count: int
-    image_bytes: int
+    rows: int
+    groups: int
 
-    @property
-    def rows(self) -> int:
-        """Images in a group."""
-        return max(_FEWEST, GROUP_BYTES // self.image_bytes)
-
-    @property
-    def groups(self) -> int:
-        """Groups in all."""
-        return math.ceil(self.count / self.rows)
+    @classmethod
+    def of(cls, count: int, image_bytes: int) -> Layout:
+        """That of so many images, of so many bytes of pixels each, that are written now."""
+        return cls(count, max(_FEWEST, GROUP_BYTES // image_bytes), GROUPS)
 
     @property
     def files(self) -> int:
         """Files in all."""
-        return math.ceil(self.groups / GROUPS_PER_FILE)
+        return math.ceil(self.count / (self.rows * self.groups))
 
     def size(self, group: int) -> int:
         """Images in one group."""
@@ -82,7 +83,7 @@ class Writer:
     Args:
         folder: where to.
         split: "train" or "test".
-        layout: how many there will be, and how large.
+        layout: where they will stand.
     """
 
     def __init__(self, folder: Path, split: str, layout: Layout) -> None:
@@ -97,7 +98,7 @@ class Writer:
 
     def add(self, labels: np.ndarray, payloads: Sequence[bytes]) -> None:
         """Takes the next images."""
-        each = self._layout.rows * GROUPS_PER_FILE
+        each = self._layout.rows * self._layout.groups
         for label, payload in zip(labels.tolist(), payloads, strict=True):
             place = int(self._places[self._written])
             self._labels[self._written] = label
@@ -138,19 +139,6 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What is read at once: some groups, and which of their images.
-
-    Attributes:
-        groups: numbers of groups.
-        places: (m,) int64 places of the images that are wanted, in the order in which they are.
-    """
-
-    groups: tuple[int, ...]
-    places: np.ndarray
-
-
-@dataclass(frozen=True)
 class Shards:
     """One split's shards, to be read by anybody who sees their folder. Cheap to build, and picklable.
 
@@ -170,19 +158,24 @@ class Shards:
     classes: int
     background: str
 
-    def read(self, reading: Reading) -> pa.Table:
-        """Columns image (binary, see `decode`), label and index of the images that are wanted, in their order.
+    @property
+    def image_bytes(self) -> int:
+        """Of one image's pixels."""
+        return math.prod(self.image_shape)
+
+    def read(self, places: np.ndarray) -> pa.Table:
+        """Columns image (binary, see `decode`), label and index of the images at (m,) places, in this order.
 
         Raises:
             DataError: a file is damaged or gone.
         """
         import pyarrow as pa
 
-        of_group = reading.places // self.layout.rows
+        of_group = places // self.layout.rows
         tables, rows = [], []  # what is wanted of each group, and where it is wanted
-        for group in reading.groups:
+        for group in np.unique(of_group).tolist():
             rows.append(np.flatnonzero(of_group == group))
-            tables.append(self._group(group).take(reading.places[rows[-1]] - group * self.layout.rows))
+            tables.append(self._group(group).take(places[rows[-1]] - group * self.layout.rows))
         return pa.concat_tables(tables).take(np.argsort(np.concatenate(rows))).combine_chunks()
 
     def decode(self, table: pa.Table, pool: Executor | None = None) -> ImageSet:
@@ -203,7 +196,7 @@ class Shards:
         def fill(start: int) -> None:
             for row, kept in enumerate(payloads[start : start + _AT_ONCE], start):
                 raw = kept.as_buffer()
-                if len(raw) == self.layout.image_bytes:
+                if len(raw) == self.image_bytes:
                     images[row] = np.frombuffer(raw, np.uint8).reshape(self.image_shape)
                 else:
                     what = f"an image of {self.split} in {quoted(self.folder)}"
@@ -218,7 +211,7 @@ class Shards:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        file, number = divmod(group, GROUPS_PER_FILE)
+        file, number = divmod(group, self.layout.groups)
         path = shard(self.folder, self.split, file)
         fields = [("image", pa.binary()), ("label", pa.int64()), ("index", pa.int64())]
         try:
@@ -254,7 +247,7 @@ class Sharded(Prepared):
         """Those of one split."""
         source = self.spec.source
         shown = colour(source.background) if isinstance(source, ImageFolder) else BACKGROUNDS["white"]
-        layout = Layout(self.manifest["counts"][split], math.prod(self.spec.image_shape))
+        layout = Layout(self.manifest["counts"][split], *self.manifest[LAYOUT][split])
         return Shards(self.folder, split, layout, self.spec.image_shape, self.spec.classes, shown)
 
     def places(self, split: str) -> np.ndarray:
@@ -279,7 +272,7 @@ class Sharded(Prepared):
         of_group = places // shards.layout.rows
         for group in np.unique(of_group).tolist():
             mine = np.flatnonzero(of_group == group)
-            found = shards.decode(shards.read(Reading((group,), places[mine])))
+            found = shards.decode(shards.read(places[mine]))
             images[mine], labels[mine] = found.images, found.labels
         return ImageSet(images, labels)
 
@@ -289,11 +282,13 @@ def payload(pixels: np.ndarray, raw: bytes | None) -> bytes:
     return pixels.tobytes() if raw is None or len(raw) >= pixels.nbytes else raw
 
 
-def files(dataset: DatasetSpec, counts: dict[str, int]) -> list[str]:
-    """Names of the files of a data set's shards."""
-    layouts = {split: Layout(count, math.prod(dataset.image_shape)) for split, count in counts.items()}
-    names = [f"{split}.parquet" for split in counts]
-    return names + [shard(Path(), s, file).name for s, layout in layouts.items() for file in range(layout.files)]
+def are_there(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest says where images stand, and knows all their files."""
+    if not fits(manifest.get(LAYOUT), Record(dict.fromkeys(SPLITS, ListOf(Whole(1, 2**40), 2, 2)))):
+        return False
+    layouts = {split: Layout(manifest["counts"][split], *manifest[LAYOUT][split]) for split in SPLITS}
+    names = {shard(Path(), split, file).name for split, layout in layouts.items() for file in range(layout.files)}
+    return names <= manifest["files"].keys()
 
 
 def shard(folder: Path, split: str, file: int) -> Path:

@@ -12,11 +12,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+import numpy as np
 import torch
 
-from mollify_core import program
+from mollify_core import program, stream
 from mollify_core.checkpoint import KEEP
-from mollify_core.datasets import DatasetSpec, ImageSet
+from mollify_core.datasets import DatasetSpec, ImageSet, Prepared
+from mollify_core.datasets.shards import Sharded
 from mollify_core.measure.validation import CELLS, ValidationSet, epoch_images
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
@@ -25,6 +27,7 @@ from mollify_core.worker import Worker
 from mollify_sweeps.plan.placement import Placement
 
 _SECONDS, _STEPS = 8.0, 3  # that are timed at most
+_READ = 64  # images whose reading is timed
 # Importing PyTorch and this package took so long. On the same machine Ray's start and the imports of its processes, and
 # the report, take so many times as long: measured 5 to 8 and 8 to 10 on two cores, and 1 to 2.
 _IMPORTS = min(time.perf_counter() - program.STARTED, 30.0)
@@ -44,7 +47,11 @@ def apart(action: Callable[..., T], *args: object) -> T:
 
 
 def resident_bytes(spec: DatasetSpec, n_fit: int, n_val: int, *, gpu: bool) -> int:
-    """What a trial holds beside its training: every cell of validation; on a GPU its images, else shared by all."""
+    """What a trial holds beside its training: every cell of validation; on a GPU its images, else shared by all. Where
+    images are streamed, what an epoch measures of validation and two windows.
+    """
+    if spec.streamed:
+        return stream.held_bytes(math.prod(spec.image_shape), n_fit, n_val)
     return math.prod(spec.image_shape) * (n_val * CELLS + n_fit * gpu)
 
 
@@ -64,7 +71,13 @@ def ready(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, device: torch.dev
 
 
 def seconds_per_trial(
-    recipe: Recipe, sample: ImageSet, spec: DatasetSpec, placement: Placement, n_fit: int, n_val: int
+    recipe: Recipe,
+    sample: ImageSet,
+    spec: DatasetSpec,
+    placement: Placement,
+    n_fit: int,
+    n_val: int,
+    reading: float = 0.0,
 ) -> float | None:
     """Estimates the training time of one trial by timing a few real steps here; None when its device is not here.
 
@@ -74,6 +87,7 @@ def seconds_per_trial(
         spec: their data set.
         placement: says the device and the threads.
         n_fit, n_val: number of fit and validation images.
+        reading: seconds that reading an image takes a core, see `reading_seconds`.
     """
     if placement.gpus and not torch.cuda.is_available():
         return None
@@ -82,10 +96,23 @@ def seconds_per_trial(
         per_image = apart(_per_image, *job) if placement.gpus else _per_image(*job)
     except BrokenProcessPool:
         return None
+    reading /= placement.cpus
+    per_image = max(per_image, reading) if placement.gpus else per_image + reading
     # A forward pass costs a third of a step.
     each = epoch_images(n_fit, round(n_val * (1 - recipe.data.judging_fraction)))
     validation = (each * recipe.optim.epochs + n_val) * CELLS / 3
     return per_image / placement.workers.most * (n_fit * recipe.optim.epochs + validation)
+
+
+def reading_seconds(prepared: Prepared) -> float:
+    """What it takes a core to read and decode an image that is streamed; 0 where all are in memory."""
+    if not isinstance(prepared, Sharded):
+        return 0.0
+    shards = prepared.shards("train")
+    places = np.arange(min(shards.layout.size(0), _READ))
+    started = time.perf_counter()
+    shards.decode(shards.read(places))
+    return (time.perf_counter() - started) / len(places)
 
 
 def start_seconds(placement: Placement) -> float:

@@ -24,7 +24,7 @@ from mollify_core.measure.validation import check_objectives
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.steps import check_steps
-from mollify_core.training_data import split_rows
+from mollify_core.training_data import check_feed, split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
@@ -188,11 +188,27 @@ def sweep(
     if not _NAME.fullmatch(name):
         raise ConfigError(f"Expected --name to be letters, digits, '.', '_' and '-', but got {name!r}")
     store = Store(running.keeping.storage) / name
+    known = told_of(store)
+    if known is not None and known.feed != description.feed and running.data.feed == "auto":  # on another machine
+        return sweep(
+            dataclasses.replace(running, data=dataclasses.replace(running.data, feed=known.feed)),
+            base,
+            dataclasses.replace(spec, streamed=known.feed == "stream"),
+            objectives=objectives,
+            searches=searches,
+            trials=trials,
+            sampler=sampler,
+            pruner=pruner,
+            grid_points=grid_points,
+            name=name,
+            budget=budget,
+        )
     local = store.local or Path("runs").resolve() / name
     url = running.keeping.study_url
     location = Location(url) if url else Location.of_file(local / STUDY)
     description = dataclasses.replace(description, name=name, storage=store.uri, study_url=location.shown)
-    seconds = rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation))
+    reading = rehearsal.reading_seconds(prepared)
+    seconds = rehearsal.seconds_per_trial(base, sample, prepared.spec, placement, len(fit), len(validation), reading)
     return Sweep(
         prepared=prepared,
         base=base,
@@ -217,6 +233,7 @@ def _check_fit(
     """Checks that all that a sweep may train goes with its data and workers, as far as that can be known."""
 
     def fits(recipe: Recipe) -> None:
+        check_feed(recipe, "stream" if spec.streamed else "resident")
         check_steps(recipe, images, workers, spec.classes, spec.image_shape)
         check_strength(recipe, spec.classes)
 
@@ -243,6 +260,7 @@ def _description(base: Recipe, prepared: Prepared, searches: Sequence[methods.Se
             if s.name
         },
         seed=base.seed,
+        feed="stream" if prepared.spec.streamed else "resident",
         dataset=base.data.dataset,
         verified=prepared.verified,
         network=base.model.network,
@@ -255,6 +273,7 @@ def _description(base: Recipe, prepared: Prepared, searches: Sequence[methods.Se
 
 def default_name(base: Recipe, identity: dict[str, Any]) -> str:
     """Made of the settings, so that the same command finds its sweep again and another one never does."""
+    identity = {key: value for key, value in identity.items() if key != "feed"}  # --feed auto finds it again
     settled = json.dumps({**identity, "base_recipe": base.hash}, sort_keys=True)
     digest = hashlib.sha256(settled.encode()).hexdigest()[:6]
     return f"{base.data.dataset}-{base.model.network}-{digest}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.table import Table
 
 from mollify_core import precision
 from mollify_core.datasets.about import described, leaks
+from mollify_core.datasets.shards import Sharded
 from mollify_core.datasets.split import judging_rows
 from mollify_core.hiding import hidden
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
@@ -46,6 +49,7 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         table.add_row("", styled(warning, "yellow"))
     for name, line in described(prepared).items():
         table.add_row("", f"{name}: {line}")
+    table.add_row("", _feed(sweep))
     if leak := leaks(prepared, *rows):
         table.add_row("", styled(leak, "yellow"))
     if not prepared.verified:
@@ -113,6 +117,21 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
         table.add_row("", f"as the environment says: {', '.join(sweep.command.environment)}")
     table.add_row("study", hidden(setup.description.study_url))
     console.print(table)
+
+
+def _feed(sweep: Sweep) -> str:
+    """How images get to trials, and what that takes."""
+    prepared = sweep.prepared
+    each = math.prod(prepared.spec.image_shape)
+    total = size(each * (sweep.fit + sweep.validation))
+    if not isinstance(prepared, Sharded):
+        return f"feed: resident, {total} of images in memory, and on each GPU"
+    files = size(sum(entry["bytes"] for entry in prepared.manifest["files"].values()))
+    held = rehearsal.resident_bytes(prepared.spec, sweep.fit, sweep.validation, gpu=False)
+    return (
+        f"feed: stream, {total} of images in {files} of files, read again each epoch; each trial holds up to "
+        f"{size(held)}, and nearly equal images were not looked for"
+    )
 
 
 def _judging(sweep: Sweep, held_out: np.ndarray) -> tuple[str, str, str]:

@@ -31,7 +31,7 @@ PAIRED_NOTE = "The intervals cover the choice of the validation images, not that
 def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
     """What best_recipe.json says."""
     sweep, attrs = results.sweep, best.user_attrs
-    keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint")
+    keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint", "feed")
     provenance = {"sweep": sweep.name, "trial": best.number, **{key: getattr(sweep, key) for key in keys}}
     provenance |= {key: attrs[key] for key in ("threads", "device", "precision") if key in attrs}
     provenance["accumulate"] = attrs.get("accumulated", 1)
@@ -262,7 +262,7 @@ def provenance(sweep: Description) -> list[list[str]]:
     """Rows: where the sweep's numbers come from."""
     rows = {
         "objectives": ", ".join(sweep.objectives),
-        "data": f"{sweep.dataset}, {'verified' if sweep.verified else 'UNVERIFIED'}, {sweep.fingerprint}",
+        "data": f"{sweep.dataset}, {'verified' if sweep.verified else 'UNVERIFIED'}, {sweep.fingerprint}, {sweep.feed}",
         "sampler, pruner, seed": f"{sweep.sampler}, {sweep.pruner}, {sweep.seed}",
         "versions": ", ".join(f"{name} {version}" for name, version in sweep.versions.items()),
         "commit": sweep.commit,

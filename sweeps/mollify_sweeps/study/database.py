@@ -252,7 +252,7 @@ def check_same(study: Ledger, description: Description) -> None:
     check_numbers(study.get_trials())
     different = differences(known, description)
     if different:
-        words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space"}
+        words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space", "feed": "--feed"}
         what = " and ".join(words.get(k, k) for k in different)
         raise ConfigError(
             f"Sweep {study.name!r} exists with another {what}; repeat its own settings to continue it, "

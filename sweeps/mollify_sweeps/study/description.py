@@ -60,6 +60,7 @@ class Description:
         methods: method -> {"settings": what makes a recipe one of it, "space": names of what is searched in it}; empty
             where recipes are given.
         matters: of a confirmation, the smallest difference that matters, as a share of the best plain recipe's value.
+        feed: how its images get to a training, "resident" or "stream": their order differs.
         dataset, verified, network: the data set's name, whether its files were checked, the network's name.
         versions, commit, created: where its numbers come from, and the time (ISO 8601) at which it was made.
         storage, study_url: where it is kept; without a password.
@@ -76,6 +77,7 @@ class Description:
     seed: int
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     matters: float | None = None
+    feed: str = "resident"
     dataset: str = ""
     verified: bool = True
     network: str = ""
@@ -90,7 +92,8 @@ class Description:
     def identity(self) -> dict[str, Any]:
         """What makes two sweeps one: plain containers, equal where the sweeps are."""
         found = {key: _plain(getattr(self, key)) for key in _IDENTITY}
-        return {**found, "methods": self.methods} if self.methods else found
+        found |= {"methods": self.methods} if self.methods else {}
+        return found | ({"feed": self.feed} if self.feed != "resident" else {})
 
     def to_dict(self) -> dict[str, Any]:
         """The content of sweep.json; without what is not known."""
@@ -99,6 +102,8 @@ class Description:
         for name in ("methods", "matters"):
             if not tree[name]:
                 del tree[name]
+        if self.feed == "resident":
+            del tree["feed"]
         return {**tree, **({} if self.started is None else {k: _plain(v) for k, v in vars(self.started).items()})}
 
     @classmethod
@@ -185,6 +190,7 @@ _REQUIRED: dict[str, Any] = {
 _OPTIONAL: dict[str, Any] = {
     "methods": MapOf(_METHOD, 100),
     "matters": Maybe(Number(0, 1e6)),
+    "feed": Text(20),
     **dict.fromkeys(("dataset", "network"), Text(1000)),
     "verified": Flag(),
     "versions": MapOf(Text(1000), 1000),

@@ -33,4 +33,4 @@ def train(assignment: dict[str, Any], setup: TrialSetup, worker: Worker, study: 
     store = Store(setup.storage, opened=False) / trial_folder(number)
     with preemption.Watch(study.stopping if worker.rank == 0 else None) as stop:
         trial = Trial(Recipe.from_json(assignment["recipe"]), number, setup, worker, study, store, stop)
-        trial.train(lambda: feed.training_data(setup.feed, worker, ray.train.get_dataset_shard))
+        trial.train(lambda: feed.training_data(setup.feed, worker, ray.train.get_dataset_shard, setup.cpus))
