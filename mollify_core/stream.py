@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +109,7 @@ class Stream:
 
     def batches(
         self, seed: int, epochs: int, epoch: int, steps: Steps, rank: int, first: int = 0
-    ) -> Iterator[ImageSet]:
+    ) -> Generator[ImageSet]:
         """A worker's images of each step of an epoch, on the CPU; the next epoch is begun before this one has ended.
 
         Args:
@@ -278,8 +278,11 @@ class StreamedValidation:
         if first is None:
             first = shards.decode(shards.read(held))
         check(first.images, *_CELLS[0])
-        cells = [first.images, *(_corrupted(first.images, name, severity, 0, seed) for name, severity in _CELLS)]
-        known = ValidationSet(torch.stack(cells).to(device), first.labels.to(device), len(held))
+        cells = torch.empty((CELLS, *first.images.shape), dtype=torch.uint8)
+        cells[0] = first.images
+        for cell, (name, severity) in enumerate(_CELLS, 1):
+            cells[cell] = _corrupted(first.images, name, severity, 0, seed)
+        known = ValidationSet(cells.to(device), first.labels.to(device), len(held))
         ordered = torch.from_numpy(labels[order]).to(device)
         return cls(shards, places[order], ordered, choosing, known, seed, fetch)
 

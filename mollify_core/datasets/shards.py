@@ -4,8 +4,8 @@ They are for images that no memory holds. `<split>.parquet` has the label of eve
 place at which the image stands; `<split>-00000.parquet` and so on hold the images by place. That order is shuffled once
 for all, so the images of any group are a fair sample, and a reader needs no more than some groups at a time.
 
-An image is kept as the file that it came as, where that is smaller than its pixels, else as these: what comes out is
-the same, bit by bit, as from data that are resident.
+An image is kept as the file that it came as, where that is less than half of its pixels, else as these, which need no
+decoding: what comes out is the same, bit by bit, as from data that are resident.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mollify_core.kinds import ListOf, Record, Whole, fits
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP_BYTES = 1 << 24
+GROUP_BYTES = 1 << 23
 """Of the images of a group of rows, at most."""
 GROUPS = 16
 """Of a file, and of a window: what is read before its images are shuffled."""
@@ -278,8 +278,8 @@ class Sharded(Prepared):
 
 
 def payload(pixels: np.ndarray, raw: bytes | None) -> bytes:
-    """What is kept of an image: the file that it came as, where that is smaller than its pixels, else these."""
-    return pixels.tobytes() if raw is None or len(raw) >= pixels.nbytes else raw
+    """What is kept of an image: the file that it came as, where that is less than half of its pixels, else these."""
+    return pixels.tobytes() if raw is None or 2 * len(raw) > pixels.nbytes else raw
 
 
 def are_there(manifest: dict[str, Any]) -> bool:

@@ -37,7 +37,7 @@ from mollify_core.worker import Worker
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_AT_ONCE = 2  # windows that are read beside one another
+_AT_ONCE = 1  # windows that are read beside one another
 
 
 @dataclass(frozen=True)
@@ -156,21 +156,21 @@ def windows(shards: Shards, node: str) -> Fetch:
 
     def fetch(readings: Sequence[np.ndarray]) -> Iterator[pa.Table]:
         import ray.data
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         context = ray.data.DataContext.get_current().copy()
         context.execution_options.preserve_order = True
+        window = shards.layout.rows * shards.layout.groups * shards.image_bytes
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=2 * window)
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # a trial may take its time
-        place = NodeAffinitySchedulingStrategy(node, soft=False)
         with ray.data.DataContext.current(context):
             read = ray.data.read_datasource(
                 _source(shards, readings),
                 override_num_blocks=len(readings),
-                concurrency=_AT_ONCE,
-                # Reading is little work, and may not wait for a CPU: the trials hold all of them.
-                ray_remote_args={"num_cpus": 0, "scheduling_strategy": place},
+                concurrency=min(_AT_ONCE, len(readings)),
+                num_cpus=0,  # reading is little work, and may not wait for a CPU: the trials hold all of them
+                label_selector={"ray.io/node-id": node},
             )
         yield from read.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
