@@ -26,7 +26,7 @@ def build_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int
     """
     options = {"final_bn": recipe.model.final_bn, "published": recipe.model.published}
     outputs = labels.outputs(classes, recipe.mollify.label_mode)
-    return networks.build(recipe.model.network, outputs, image_shape, **options)
+    return networks.build(recipe.model.network, outputs, image_shape, recipe.model.network_kwargs, **options)
 
 
 @dataclass(frozen=True)

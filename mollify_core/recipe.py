@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 FORMAT = 2
-_LATER = ("judging_fraction", "background", "balance", *Soft.__dataclass_fields__)
+_LATER = ("judging_fraction", "background", "balance", "network_kwargs", *Soft.__dataclass_fields__)
 """Kept recipes lack these settings, which are written where they differ from their defaults."""
 
 _FITS = {int: Whole(-(2**63)), bool: Flag(), str: Text(1000)}

@@ -110,7 +110,8 @@ class Model:
     """The network.
 
     Attributes:
-        network: name in `mollify_core.networks`.
+        network: name in `mollify_core.networks`, `torchvision/NAME`, or `timm/NAME` with the extra `timm`.
+        network_kwargs: further arguments of a library's network, each as "name=value".
         final_bn: presnet*: the usual batch norm and ReLU before pooling, which the paper's networks lack.
         published: googlenet, wrn28_4: the released code's odd batch-norm constants.
     """
@@ -118,6 +119,7 @@ class Model:
     network: str = "presnet50"
     final_bn: bool = False
     published: bool = False
+    network_kwargs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

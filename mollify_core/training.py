@@ -30,6 +30,7 @@ from mollify_core.datasets import ImageSet
 from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted, first_line
 from mollify_core.measure.metrics import class_weights
 from mollify_core.measure.validation import image_values, validation_means
+from mollify_core.networks.libraries import is_foreign
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
@@ -125,7 +126,7 @@ class Training:
             self._parallel = distributed = DistributedDataParallel(
                 self.network,
                 [device] if device.type == "cuda" else None,
-                find_unused_parameters=recipe.model.network == "nasnet",
+                find_unused_parameters=recipe.model.network == "nasnet" or is_foreign(recipe.model.network),
             )
             self._apart = distributed.no_sync
         if recipe.optim.compile:
@@ -136,8 +137,8 @@ class Training:
             self._weights = class_weights(data.fit.labels, data.classes).float().to(device)
         self._uncoupled: float | None = None
         if recipe.label == "uncoupled":
-            images = data.sample(IMAGES).to(device).images
-            self._uncoupled = mean_strength(recipe, images, data.classes, self._normalise)
+            some = data.sample(IMAGES).to(device)
+            self._uncoupled = mean_strength(recipe, some.images, data.classes, self._normalise)
 
     @property
     def images_per_step(self) -> int:
@@ -348,14 +349,15 @@ class Training:
 
     def state(self, **meta: Any) -> checkpoint.Checkpoint:
         """The state after the steps so far, copied to the CPU, so that training may go on while it is written."""
+        of = {k: v.items() for k, v in self.optimizer.state_dict()["state"].items()}
         optimizer = {
-            index: {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in state.items()}
-            for index, state in self.optimizer.state_dict()["state"].items()
+            i: {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in e} for i, e in of.items()
         }
         model = _on_cpu(self.network.state_dict())
         average = {} if self.average is None else _on_cpu(self.average.state_dict())
-        known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
-        known |= {"accumulate": self.parts.written, "feed": self.data.feed}
+        data, recipe = self.data, self.recipe.to_dict()
+        known = {"recipe": recipe, "fingerprint": data.fingerprint, "final": data.final, "feed": data.feed}
+        known["accumulate"] = self.parts.written
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:

@@ -62,7 +62,11 @@ def parser() -> Parser:
     add_data_options(g)
 
     g = p.add_argument_group("what each trial trains")
-    g.add_argument("--network", metavar="NAME", help="see `python -m mollify_core.networks` (default: by data set)")
+    g.add_argument(
+        "--network",
+        metavar="NAME",
+        help="see `python -m mollify_core.networks`; or torchvision/NAME, timm/NAME (default: by data set)",
+    )
     g.add_argument(
         "--epochs", type=int, metavar="N", help="epochs of a trial that is not pruned (default: by data set)"
     )

@@ -1,5 +1,6 @@
 """What each network costs: parameters, and multiply-adds per image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +23,14 @@ class Cost:
     multiply_adds: int
 
 
-def cost(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> Cost:
+def cost(name: str, num_classes: int, image_shape: tuple[int, int, int], given: Sequence[str] = ()) -> Cost:
     """The size of one network, found without allocating it.
 
     Args:
-        name: its name in the registry.
+        name: its name, see `registry.build`.
         num_classes: number of outputs.
         image_shape: (channels, height, width).
+        given: further arguments of a library's network.
 
     Raises:
         ConfigError: as `build`.
@@ -36,7 +38,7 @@ def cost(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> Cost
     from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
 
     with torch.device("meta"):
-        net = build(name, num_classes, image_shape).eval()
+        net = build(name, num_classes, image_shape, given).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             net(torch.empty(1, *image_shape))
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)

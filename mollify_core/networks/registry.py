@@ -1,12 +1,16 @@
 """The registry: name -> network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
-from mollify_core.errors import ConfigError, nearest
+from mollify_core.documents import json_of
+from mollify_core.errors import ConfigError, DataError, nearest
+from mollify_core.foreign import shown
+from mollify_core.networks import libraries
 from mollify_core.networks.allconv import allconvnet10
 from mollify_core.networks.densenet import densenet
 from mollify_core.networks.googlenet import googlenet
@@ -48,17 +52,21 @@ NETWORKS: dict[str, Network] = {
     **{f"tvresnet{d}": Network(partial(tvresnet, d), 32, ("pretrained",)) for d in (18, 34, 50)},
     "im_resnet18": Network(im_resnet18, 8),
 }
+_FOREIGN = Network(libraries.build, 1)
 NAMES: tuple[str, ...] = tuple(sorted(NETWORKS))
 OPTIONS: tuple[str, ...] = tuple(sorted({option for network in NETWORKS.values() for option in network.options}))
 
 
-def build(name: str, num_classes: int, image_shape: tuple[int, int, int], **options: bool) -> nn.Module:
+def build(
+    name: str, num_classes: int, image_shape: tuple[int, int, int], given: Sequence[str] = (), **options: bool
+) -> nn.Module:
     """A freshly initialised network, in training mode: (batch, *image_shape) float -> (batch, num_classes) logits.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, or `torchvision/NAME` or `timm/NAME` of these libraries.
         num_classes: number of outputs, at least 2.
         image_shape: (channels, height, width), height equal to width.
+        given: further arguments of a library's network, each as "name=value", see `arguments`.
         **options: switches of this network, off by default: `final_bn` (presnet: batch norm and ReLU before pooling),
             `published` (googlenet, wrn28_4: the batch norm eps or momentum of the released code), `pretrained`
             (tvresnet: ImageNet weights, downloaded by torchvision). A switch that is off may be given to every network.
@@ -66,9 +74,12 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], **opti
     Raises:
         ConfigError: the name or an option is unknown, the network lacks the option, or the shape does not fit it.
     """
-    if name not in NETWORKS:
-        raise ConfigError(f"Unknown network {name!r}{nearest(name, NAMES)}")
-    network = NETWORKS[name]
+    foreign = libraries.is_foreign(name)
+    if not foreign and name not in NETWORKS:
+        raise ConfigError(f"Unknown network {name!r}{nearest(name, NAMES)} (or torchvision/NAME, timm/NAME)")
+    if given and not foreign:
+        raise ConfigError(f"Expected no `network_kwargs` for {name!r}, but got {shown(given[0])}")
+    network = _FOREIGN if foreign else NETWORKS[name]
     for option, value in options.items():
         if option not in OPTIONS:
             raise ConfigError(f"Unknown network option {option!r}{nearest(option, OPTIONS)}")
@@ -85,4 +96,26 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], **opti
         raise ConfigError(
             f"Expected images of at least {network.min_side} pixels for {name!r}, but got {image_shape[1]}"
         )
+    if foreign:
+        return libraries.build(name, num_classes, image_shape, arguments(given))
     return network.factory(num_classes, image_shape, **{option: True for option, value in options.items() if value})
+
+
+def arguments(given: Sequence[str]) -> dict[str, Any]:
+    """Arguments by name, of texts "name=value": a number, true, false, null, or else a word.
+
+    Raises:
+        ConfigError: a text is none, or a name stands twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"Expected `network_kwargs` to be name=value, but got {shown(text)}")
+        if name in found:
+            raise ConfigError(f"Expected `network_kwargs` to name {name} once, but got it twice")
+        try:
+            found[name] = json_of(value.lower() if value.lower() in ("true", "false", "null") else value)
+        except DataError:
+            found[name] = value
+    return found

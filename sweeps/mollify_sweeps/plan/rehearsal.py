@@ -17,6 +17,7 @@ import torch
 
 from mollify_core import program, stream
 from mollify_core.checkpoint import KEEP
+from mollify_core.classifier import build_network
 from mollify_core.datasets import DatasetSpec, ImageSet, Prepared
 from mollify_core.datasets.shards import Sharded
 from mollify_core.measure.validation import CELLS, ValidationSet, epoch_images
@@ -145,10 +146,8 @@ def _per_image(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, threads: int
 
 def checkpoint_bytes(recipe: Recipe, spec: DatasetSpec) -> int:
     """What one trial keeps: weights and momentum, of the last checkpoints."""
-    from mollify_core import networks
-
     with torch.device("meta"):
-        network = networks.build(recipe.model.network, spec.classes, spec.image_shape)
+        network = build_network(recipe, spec.classes, spec.image_shape)
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     momentum = sum(p.numel() * 4 for p in network.parameters()) if recipe.optim.momentum else 0
     return KEEP * (weights + momentum)

@@ -21,6 +21,8 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.matching.strength import check_strength
 from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.validation import check_objectives
+from mollify_core.networks.contract import check_network
+from mollify_core.networks.libraries import is_foreign
 from mollify_core.presets import preset
 from mollify_core.recipe import Recipe, parse_setting
 from mollify_core.steps import check_steps
@@ -180,6 +182,8 @@ def sweep(
     fit, validation = split_rows(prepared.labels("train"), base, prepared)
     _check_fit(base, searches, prepared.spec, len(fit), range(placement.workers.least, placement.workers.most + 1))
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
+    if is_foreign(base.model.network):
+        check_network(base, sample.images, prepared.spec.classes)
     if pack:
         packed = packing.choose(base, sample, prepared.spec, cores(), len(fit), len(validation))
         placement = _packed(packed, nodes, running.resources, trials)
@@ -276,7 +280,7 @@ def default_name(base: Recipe, identity: dict[str, Any]) -> str:
     identity = {key: value for key, value in identity.items() if key != "feed"}  # --feed auto finds it again
     settled = json.dumps({**identity, "base_recipe": base.hash}, sort_keys=True)
     digest = hashlib.sha256(settled.encode()).hexdigest()[:6]
-    return f"{base.data.dataset}-{base.model.network}-{digest}"
+    return f"{base.data.dataset}-{re.sub('[^A-Za-z0-9_-]', '-', base.model.network)[:40]}-{digest}"
 
 
 def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
