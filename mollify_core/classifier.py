@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,11 @@ def build_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int
         classes: number of classes of the data.
         image_shape: (channels, height, width).
     """
-    options = {"final_bn": recipe.model.final_bn, "published": recipe.model.published}
+    options: dict[str, Any] = {"final_bn": recipe.model.final_bn, "published": recipe.model.published}
+    if recipe.model.network_kwargs:
+        options["given"] = recipe.model.network_kwargs
     outputs = labels.outputs(classes, recipe.mollify.label_mode)
-    return networks.build(recipe.model.network, outputs, image_shape, recipe.model.network_kwargs, **options)
+    return networks.build(recipe.model.network, outputs, image_shape, **options)
 
 
 @dataclass(frozen=True)

@@ -188,8 +188,7 @@ class Training:
             warm_up: further steps that come first and do not count.
         """
         size = min(len(self.data.fit), self.images_per_step)
-        images = self.data.sample(size).select(torch.arange(size)).to(self.worker.device)
-        times: list[float] = []
+        images, times = self.data.sample(size).select(torch.arange(size)).to(self.worker.device), list[float]()
         while len(times) < warm_up + steps and sum(times[warm_up:]) < seconds:
             started = time.perf_counter()
             self._step(len(times), images, size, 1.0)[0].item()  # waits for the device
@@ -349,15 +348,14 @@ class Training:
 
     def state(self, **meta: Any) -> checkpoint.Checkpoint:
         """The state after the steps so far, copied to the CPU, so that training may go on while it is written."""
-        of = {k: v.items() for k, v in self.optimizer.state_dict()["state"].items()}
         optimizer = {
-            i: {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in e} for i, e in of.items()
+            index: {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in state.items()}
+            for index, state in self.optimizer.state_dict()["state"].items()
         }
         model = _on_cpu(self.network.state_dict())
         average = {} if self.average is None else _on_cpu(self.average.state_dict())
-        data, recipe = self.data, self.recipe.to_dict()
-        known = {"recipe": recipe, "fingerprint": data.fingerprint, "final": data.final, "feed": data.feed}
-        known["accumulate"] = self.parts.written
+        known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
+        known |= {"accumulate": self.parts.written, "feed": self.data.feed}
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:

@@ -38,7 +38,7 @@ def cost(name: str, num_classes: int, image_shape: tuple[int, int, int], given: 
     from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
 
     with torch.device("meta"):
-        net = build(name, num_classes, image_shape, given).eval()
+        net = build(name, num_classes, image_shape, given=given).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             net(torch.empty(1, *image_shape))
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -58,7 +58,7 @@ OPTIONS: tuple[str, ...] = tuple(sorted({option for network in NETWORKS.values()
 
 
 def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], given: Sequence[str] = (), **options: bool
+    name: str, num_classes: int, image_shape: tuple[int, int, int], *, given: Sequence[str] = (), **options: bool
 ) -> nn.Module:
     """A freshly initialised network, in training mode: (batch, *image_shape) float -> (batch, num_classes) logits.
 

@@ -24,6 +24,9 @@ import torch
 from mollify_core.datasets import DatasetSpec, ImageSet
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
+from mollify_sweeps.cluster.connection import Node
+from mollify_sweeps.plan.options import Resources
+from mollify_sweeps.plan.placement import Placement, place
 from mollify_sweeps.plan.rehearsal import apart, ready, resident_bytes
 
 SECONDS = 4.0  # of training, in each candidate
@@ -62,6 +65,23 @@ class Packing:
     cpus: int
     gpus: float
     why: str
+
+
+def wanted(resources: Resources) -> bool:
+    """Whether the number of trials on a device is to be measured; raises a ConfigError where that cannot be."""
+    if not resources.pack:
+        return False
+    if resources.address is not None or not resources.workers.alone:
+        raise ConfigError("Expected --pack auto for trials of one worker on this machine: it is measured here")
+    if resources.cpus != 1 or resources.gpus is not None:
+        raise ConfigError("Expected --pack auto without --cpus-per-worker and --gpus-per-worker, which it chooses")
+    return True
+
+
+def placed(packed: Packing, nodes: list[Node], resources: Resources, trials: int) -> Placement:
+    """Where trials run when as many share a device as train the most images together."""
+    placement = place(nodes, dataclasses.replace(resources, cpus=packed.cpus, gpus=packed.gpus), trials)
+    return dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
 
 
 def choose(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, cores: int, n_fit: int, n_val: int) -> Packing:

@@ -30,7 +30,7 @@ from mollify_core.training_data import check_feed, split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
-from mollify_sweeps.plan.placement import Placement, growing, place
+from mollify_sweeps.plan.placement import growing, place
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import STUDY, Store
 from mollify_sweeps.study import methods, space
@@ -176,7 +176,7 @@ def sweep(
         MollifyError: something is wrong; one sentence.
     """
     checkpoint_bytes = rehearsal.checkpoint_bytes(base, spec)  # builds the network: its name and the image side fit
-    pack, nodes = _pack(running.resources), _nodes(running.resources)
+    pack, nodes = packing.wanted(running.resources), _nodes(running.resources)
     placement = place(nodes, running.resources, trials)
     prepared = running.data.prepare(spec, base.data.image_size)
     fit, validation = split_rows(prepared.labels("train"), base, prepared)
@@ -186,7 +186,7 @@ def sweep(
         check_network(base, sample.images, prepared.spec.classes)
     if pack:
         packed = packing.choose(base, sample, prepared.spec, cores(), len(fit), len(validation))
-        placement = _packed(packed, nodes, running.resources, trials)
+        placement = packing.placed(packed, nodes, running.resources, trials)
     description = _description(base, prepared, searches, objectives=objectives, sampler=sampler, pruner=pruner)
     name = name or prefix + default_name(base, description.identity)
     if not _NAME.fullmatch(name):
@@ -385,23 +385,6 @@ def _check_seeds(base: Recipe, confirm: Confirm) -> None:
         raise ConfigError(
             f"Expected --seed to be below 2**63 with the {count} seeds of --confirm after it, but got {base.seed}"
         )
-
-
-def _pack(resources: Resources) -> bool:
-    """Whether the number of trials on a device is to be measured; raises a ConfigError where that cannot be."""
-    if not resources.pack:
-        return False
-    if resources.address is not None or not resources.workers.alone:
-        raise ConfigError("Expected --pack auto for trials of one worker on this machine: it is measured here")
-    if resources.cpus != 1 or resources.gpus is not None:
-        raise ConfigError("Expected --pack auto without --cpus-per-worker and --gpus-per-worker, which it chooses")
-    return True
-
-
-def _packed(packed: packing.Packing, nodes: list[Node], resources: Resources, trials: int) -> Placement:
-    """Where trials run when as many share a device as train the most images together."""
-    placement = place(nodes, dataclasses.replace(resources, cpus=packed.cpus, gpus=packed.gpus), trials)
-    return dataclasses.replace(placement, why=f"{placement.why}; {packed.why}")
 
 
 def _nodes(resources: Resources) -> list[Node]:

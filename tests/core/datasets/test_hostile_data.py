@@ -576,7 +576,7 @@ def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         build(tmp_path / "p", {name: {f"{i}.png": ("file", "colour") for i in range(4)}})
     monkeypatch.setattr(os, "sysconf", lambda name: 1000)
     with pytest.raises(ConfigError, match="Expected images that fit into the 0 GB of this machine"):
-        prepare(str(tmp_path / "p"), image_size=2048, cache_dir=tmp_path / "cache")
+        prepare(str(tmp_path / "p"), image_size=2048, cache_dir=tmp_path / "cache", feed="resident")
 
 
 @pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "new\nline", "q'\"q", "a?b", "a#b", "50%", "c:d", "[red]x"])

@@ -16,7 +16,6 @@ from mollify_sweeps.plan import packing
 from mollify_sweeps.plan.options import Resources
 from mollify_sweeps.plan.packing import Measured
 from mollify_sweeps.plan.rehearsal import apart, resident_bytes
-from mollify_sweeps.plan.settle import _pack
 
 RECIPE = Recipe().with_(dataset="digits", network="resnet8", batch_size=16, augment=())
 
@@ -80,7 +79,7 @@ def test_the_choice(speeds, memory, free, cpus, words, monkeypatch, digits):
 )
 def test_where_it_cannot_be(given, words):
     packed = Resources(pack=True)
-    assert _pack(packed)
-    assert not _pack(replace(packed, pack=False, **given))
+    assert packing.wanted(packed)
+    assert not packing.wanted(replace(packed, pack=False, **given))
     with pytest.raises(ConfigError, match=words):
-        _pack(replace(packed, **given))
+        packing.wanted(replace(packed, **given))

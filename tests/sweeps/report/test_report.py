@@ -80,6 +80,7 @@ def test_best_is_the_best_completed_trial(single: optuna.Study, built: tuple[Pat
     assert tree["metrics"] == best.user_attrs["metrics"]
     sweep = single.user_attrs["sweep"]
     shared = {key: sweep[key] for key in ("seed", "versions", "commit", "dataset", "verified", "fingerprint")}
+    shared["feed"] = "resident"
     assert tree["provenance"] == {"sweep": "night", "trial": best.number, **shared, "threads": 4, "accumulate": 1}
 
 
