@@ -49,6 +49,8 @@ PROVENANCE = Record(
         **dict.fromkeys(("trial", "seed"), Whole()),
         "threads": Maybe(Whole(1, MOST_THREADS)),
         "verified": Flag(),
+        "classes": Whole(2, 10**6),
+        **dict.fromkeys(("mean", "std"), ListOf(Number(0, 1), most=100)),
         "commit": Maybe(Text(1000)),
         "versions": MapOf(Text(1000)),
     },

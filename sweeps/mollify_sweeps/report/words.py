@@ -22,6 +22,7 @@ from mollify_sweeps.study.results import Results
 
 PerImage = Mapping[int, Mapping[str, np.ndarray]]
 """Trial number -> metric -> a value per validation image; see `build.build`."""
+_DATA = ("classes", "mean", "std")  # what a loop of one's own has to know of the images
 TOP = 10  # trials in the tables
 _MEASURED = ("nll", "error", "balanced_error", "top5_error", "brier", "ece", "debiased_ece")
 METRICS = tuple(f"{kind}_{metric}" for kind in ("clean", "corrupted") for metric in _MEASURED)
@@ -33,6 +34,7 @@ def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
     sweep, attrs = results.sweep, best.user_attrs
     keys = ("seed", "versions", "commit", "dataset", "verified", "fingerprint", "feed")
     provenance = {"sweep": sweep.name, "trial": best.number, **{key: getattr(sweep, key) for key in keys}}
+    provenance |= {key: list(value) if key != "classes" else value for key in _DATA if (value := getattr(sweep, key))}
     provenance |= {key: attrs[key] for key in ("threads", "device", "precision") if key in attrs}
     provenance["accumulate"] = attrs.get("accumulated", 1)
     return {"recipe": attrs["recipe"], "metrics": attrs.get("metrics", {}), "provenance": provenance}

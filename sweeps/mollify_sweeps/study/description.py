@@ -61,6 +61,7 @@ class Description:
             where recipes are given.
         matters: of a confirmation, the smallest difference that matters, as a share of the best plain recipe's value.
         feed: how its images get to a training, "resident" or "stream": their order differs.
+        classes, mean, std: of its images, as `DatasetSpec` says them; 0 and empty where an earlier version wrote it.
         dataset, verified, network: the data set's name, whether its files were checked, the network's name.
         versions, commit, created: where its numbers come from, and the time (ISO 8601) at which it was made.
         storage, study_url: where it is kept; without a password.
@@ -78,6 +79,9 @@ class Description:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     matters: float | None = None
     feed: str = "resident"
+    classes: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     dataset: str = ""
     verified: bool = True
     network: str = ""
@@ -99,7 +103,7 @@ class Description:
         """The content of sweep.json; without what is not known."""
         tree = {"format": FORMAT, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
         del tree["started"]
-        for name in ("methods", "matters"):
+        for name in ("methods", "matters", "classes", "mean", "std"):
             if not tree[name]:
                 del tree[name]
         if self.feed == "resident":
@@ -191,6 +195,8 @@ _OPTIONAL: dict[str, Any] = {
     "methods": MapOf(_METHOD, 100),
     "matters": Maybe(Number(0, 1e6)),
     "feed": Text(20),
+    "classes": Whole(0, 10**6),
+    **dict.fromkeys(("mean", "std"), ListOf(Number(0, 1), most=100)),
     **dict.fromkeys(("dataset", "network"), Text(1000)),
     "verified": Flag(),
     "versions": MapOf(Text(1000), 1000),
