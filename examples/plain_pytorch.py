@@ -1,4 +1,4 @@
-"""A training loop of one's own with a schedule that a sweep has found: `python examples/plain_pytorch.py [best_recipe.json]`.
+"""A training loop of one's own, with a schedule that a sweep has found: `plain_pytorch.py [best_recipe.json]`.
 
 Real handwritten digits, which scikit-learn brings along, and any network; without a recipe, the paper's schedule.
 """

@@ -177,7 +177,7 @@ class _Transform(nn.Module):
         if images.is_floating_point() and not self.normalised and not 0 <= images.min() <= images.max() <= 1:
             low, high = float(images.min()), float(images.max())
             raise DataError(
-                f"Expected float images in [0, 1], but got {low:.3g} to {high:.3g}: say normalised=True of normalised ones"
+                f"Expected float images in [0, 1], but got {low:.3g} to {high:.3g} (normalised ones: normalised=True)"
             )
         if label.ndim == 1 and not 0 <= label.min() <= label.max() < self.num_classes:
             low, high = int(label.min()), int(label.max())
@@ -185,7 +185,7 @@ class _Transform(nn.Module):
 
 
 class Mollify(_Transform):
-    """Supervised mollification: noise or blur by a random amount, and a softer label (Heinonen et al., AISTATS 2025)."""
+    """Supervised mollification: noise or blur by a random amount and a softer label (Heinonen et al., AISTATS 2025)."""
 
     method = "mollification"
 

@@ -143,7 +143,7 @@ IMAGES, LABEL = torch.rand(4, 3, 32, 32), torch.arange(4)
 @pytest.mark.parametrize(
     ("images", "label", "said"),
     [
-        (IMAGES * 2 - 1, LABEL, r"^Expected float images in \[0, 1\], but got -.* say normalised=True"),
+        (IMAGES * 2 - 1, LABEL, r"^Expected float images in \[0, 1\], but got -.*normalised=True"),
         (IMAGES, LABEL + 8, r"^Expected labels in \[0, 10\), but got 8 to 11$"),
         (IMAGES[0], LABEL, r"^Expected images to be uint8 or float of shape \(batch, "),
         (IMAGES.long(), LABEL, r"but got torch.int64 of shape \(4, 3, 32, 32\)$"),
