@@ -6,8 +6,12 @@ what validates; beside train alone, it is the test split, and validation is held
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import os
+import re
+import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +35,7 @@ TEST_FRACTION = 0.2
 _BLOCK = 64  # images that one thread reads before another takes them
 UNREADABLE = "that cannot be read"
 _SHARE = 0.25  # of a machine's memory: images are held once while they are prepared, and once by Ray
+_SETTLED = 5 * 10**9  # nanoseconds after which a file's time tells whether it was changed
 _FEW = 5_000  # training images, below which a tenth of them would measure too coarsely
 Rows = list[tuple[str, int]]
 """Files and their labels."""
@@ -121,14 +126,21 @@ def folder_spec(
     )
 
 
-def source(dataset: DatasetSpec, folder: ImageFolder) -> Source:
-    """The images in a folder."""
+def source(dataset: DatasetSpec, folder: ImageFolder, cache: Path | None = None) -> Source:
+    """The images in a folder.
+
+    Args:
+        dataset: what it is.
+        folder: where it is.
+        cache: remembers the checksum of a folder whose images are streamed: too many to be read at each start.
+    """
     listed: Listed = folder.listed or Listed.of(folder.path)
     side, background = dataset.image_shape[-1], colour(folder.background)
     parts = {split: listed.rows[split] for split in (TRAIN, VALIDATION, TEST) if split in listed.rows}
-    checksums = {
-        f"all at {side} pixels on {background}": listed.files.checksum([n for part in parts.values() for n, _ in part])
-    }
+    names = [name for part in parts.values() for name, _ in part]
+    remember = cache if dataset.streamed else None
+    checksum = listed.files.checksum(names) if remember is None else _remembered(listed.files, names, remember)
+    checksums = {f"all at {side} pixels on {background}": checksum}
     if VALIDATION in parts:  # what is prepared has a meaning beside its files
         checksums[f"of these to validate: {len(parts[VALIDATION])}"] = ""
     unreadable: dict[str, str] = {}
@@ -140,6 +152,29 @@ def source(dataset: DatasetSpec, folder: ImageFolder) -> Source:
         unreadable=unreadable,
         flow=partial(_flow, dataset.name, listed, side, background, unreadable, folder.skip_bad),
     )
+
+
+def _remembered(files: Files, names: list[str], cache: Path) -> str:
+    """The checksum of files, read again where the size or time of one has changed since."""
+    stamp = hashlib.sha256(os.fsencode(files.path.resolve()))
+    newest = 0
+    for name in names:
+        found = os.stat(files.path / name)
+        newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
+        stamp.update(os.fsencode(f"\0{name}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"))
+    place = cache / f".checksum-{stamp.hexdigest()[:32]}"
+    with contextlib.suppress(OSError):
+        known = place.read_text(encoding="ascii", errors="replace")
+        if re.fullmatch("[0-9a-f]{32}", known):
+            return known
+    checksum = files.checksum(names)
+    if time.time_ns() - newest > _SETTLED:  # what is written just now may be written again within its time stamp
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            draft = place.with_name(f"{place.name}.{os.getpid()}")
+            draft.write_text(checksum, encoding="ascii")
+            draft.replace(place)
+    return checksum
 
 
 def _splits(tree: Tree) -> dict[str, str]:

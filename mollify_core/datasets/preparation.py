@@ -91,7 +91,8 @@ def prepare(
     origin = dataset.source
     cache = disk.cache_folder(cache_dir)
     if isinstance(origin, ImageFolder):
-        return _readable(_build(cache, dataset, folder.source(dataset, origin), allow_unverified, progress), origin)
+        source = folder.source(dataset, origin, cache)
+        return _readable(_build(cache, dataset, source, allow_unverified, progress), origin)
     if origin is None:
         if data_dir is not None:
             raise ConfigError(

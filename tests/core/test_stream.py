@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from mollify_core import amount
 from mollify_core.corruptions.heldout import HELDOUT, SEVERITIES, corrupt
 from mollify_core.datasets import prepare, shards
+from mollify_core.datasets.files import Files
 from mollify_core.errors import CheckpointError, ConfigError, DataError, Preempted
 from mollify_core.measure.validation import ValidationSet
 from mollify_core.recipe import Recipe
@@ -97,6 +99,26 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out(photographs, tmp_path
     assert both[0].fingerprint == both[1].fingerprint
     assert both[0].manifest["unreadable"] == both[1].manifest["unreadable"] != {}
     assert both[1].spec.source.listed.left_out["that cannot be read"] == 1
+
+
+def test_a_folder_that_is_streamed_is_read_once(photographs, tmp_path, monkeypatch):
+    def prepared():
+        return prepare(str(photographs), image_size=16, cache_dir=tmp_path / "cache", feed="stream")
+
+    for path in photographs.rglob("*.*"):
+        os.utime(path, (10**9, 10**9))
+    monkeypatch.setattr("mollify_core.datasets.folder._SETTLED", 0)
+    first = prepared()
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "checksum", lambda *_: pytest.fail("it was read again"))
+        assert prepared().folder == first.folder
+    path = next((photographs / "a").glob("*.png"))
+    shutil.copy(next((photographs / "b").glob("*.png")), path)
+    os.utime(path, (10**9, 10**9))  # the time of change cannot be set
+    assert prepared().fingerprint != first.fingerprint
+    for kept in (tmp_path / "cache").glob(".checksum-*"):
+        kept.write_text("../../etc")
+    assert prepared().fingerprint != first.fingerprint
 
 
 def test_auto_streams_what_would_take_a_quarter_of_the_memory(photographs, tmp_path, monkeypatch):
