@@ -25,7 +25,7 @@ import numpy as np
 from mollify_core import rng
 from mollify_core.datasets.files import quoted, reason
 from mollify_core.datasets.images import scaled
-from mollify_core.datasets.load import SPLITS, ImageSet, Prepared, whole_numbers
+from mollify_core.datasets.load import SPLITS, ImageSet, Prepared, parquet, whole_numbers
 from mollify_core.datasets.specs import BACKGROUNDS, ImageFolder, colour
 from mollify_core.disk import regular
 from mollify_core.errors import ConfigError, DataError
@@ -209,17 +209,16 @@ class Shards:
 
     def _group(self, group: int) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        file, number = divmod(group, self.layout.groups)
-        path = shard(self.folder, self.split, file)
+        in_file, number = divmod(group, self.layout.groups)
+        path = shard(self.folder, self.split, in_file)
         fields = [("image", pa.binary()), ("label", pa.int64()), ("index", pa.int64())]
         try:
-            with regular(path) as held, pq.ParquetFile(held, page_checksum_verification=True) as parquet:
-                if not parquet.schema_arrow.equals(pa.schema(fields)):
+            with regular(path) as held, parquet(held) as file:
+                if not file.schema_arrow.equals(pa.schema(fields)):
                     raise ValueError("its columns are others")
-                self._check(parquet.metadata.row_group(number), group, os.fstat(held.fileno()).st_size)
-                table = parquet.read_row_group(number)
+                self._check(file.metadata.row_group(number), group, os.fstat(held.fileno()).st_size)
+                table = file.read_row_group(number, use_threads=False)
             labels = whole_numbers(table["label"])
             if any(column.null_count for column in table.columns):
                 raise ValueError("values are missing")
@@ -320,15 +319,14 @@ def damaged(path: Path, error: Exception) -> DataError:
 @functools.lru_cache(maxsize=4)  # asked for several times on the way to a plan
 def _index(path: Path, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with regular(path) as held, pq.ParquetFile(held, page_checksum_verification=True) as file:
+        with regular(path) as held, parquet(held) as file:
             if not file.schema_arrow.equals(pa.schema([("label", pa.int64()), ("place", pa.int64())])):
                 raise ValueError("its columns are others")
             if file.metadata.num_rows != count or 16 * count > os.fstat(held.fileno()).st_size:
                 raise ValueError(f"it does not hold {count} rows")
-            table = file.read()
+            table = file.read(use_threads=False)
         labels, places = whole_numbers(table["label"]), whole_numbers(table["place"])
         if any(column.null_count for column in table.columns) or not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"labels are not in [0, {classes})")
