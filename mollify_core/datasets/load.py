@@ -221,8 +221,8 @@ class Prepared:
 def parquet(held: BinaryIO) -> pq.ParquetFile:
     """A Parquet file, opened; read it with `use_threads=False`.
 
-    A thread of Arrow's that still holds a Python file when Python ends aborts the process: so none may read one, neither
-    ahead nor beside another. One column has nearly all bytes, so nothing is lost.
+    A thread of Arrow's that still holds a Python file when Python ends aborts the process: so none may read one,
+    neither ahead nor beside another. One column has nearly all bytes, so nothing is lost.
     """
     import pyarrow.parquet as pq
 

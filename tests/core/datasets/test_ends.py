@@ -1,4 +1,4 @@
-"""A program that has read prepared data ends well, also on a busy machine: no thread of Arrow's holds its files then."""
+"""A program that has read prepared data ends well on a busy machine: no thread of Arrow's holds its files then."""
 
 from __future__ import annotations
 
