@@ -121,7 +121,7 @@ class Stream:
             first: step to begin with.
         """
         pipe = self._begun.pop((seed, epoch, rank, first), None) or self._pipe(seed, epoch, steps, rank, first)
-        self._drop()
+        self.close()
         try:
             for step in range(first, len(steps)):
                 images = pipe.take(max(1, len(steps.share(step, rank))))
@@ -140,19 +140,12 @@ class Stream:
 
     def close(self) -> None:
         """Ends what has been begun for an epoch that will not come."""
-        self._drop()
-
-    def _drop(self) -> None:
         for key in list(self._begun):
             self._begun.pop(key).close()
 
     def _pipe(self, seed: int, epoch: int, steps: Steps, rank: int, first: int) -> _Pipe:
         readings = self.readings(seed, epoch, steps, rank, first)
-        return _Pipe(self.shards, readings, self.fetch or self._read, self.threads)
-
-    def _read(self, readings: Sequence[np.ndarray]) -> Iterator[pa.Table]:
-        with ThreadPoolExecutor(1) as pool:
-            yield from ahead(pool, self.shards.read, readings, 2)
+        return _Pipe(self.shards, readings, self.fetch or _fetching(self.shards), self.threads)
 
     @cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:
@@ -274,15 +267,14 @@ class StreamedValidation:
             fetch: reads the others.
         """
         order, choosing = _order(places, judging)
-        held = first_places(shards, places, judging, n_fit)
         if first is None:
-            first = shards.decode(shards.read(held))
+            first = shards.decode(shards.read(first_places(shards, places, judging, n_fit)))
         check(first.images, *_CELLS[0])
         cells = torch.empty((CELLS, *first.images.shape), dtype=torch.uint8)
         cells[0] = first.images
         for cell, (name, severity) in enumerate(_CELLS, 1):
             cells[cell] = _corrupted(first.images, name, severity, 0, seed)
-        known = ValidationSet(cells.to(device), first.labels.to(device), len(held))
+        known = ValidationSet(cells.to(device), first.labels.to(device), len(first))
         ordered = torch.from_numpy(labels[order]).to(device)
         return cls(shards, places[order], ordered, choosing, known, seed, fetch)
 
@@ -310,7 +302,7 @@ class StreamedValidation:
         values = torch.zeros(CELLS, len(self), len(COLUMNS))
         chunks = range(rows.start, -(-len(self) // CHUNK), rows.step)
         wanted = [self.places[chunk * CHUNK : (chunk + 1) * CHUNK] for chunk in chunks]
-        tables = (self.fetch or self._read)(wanted)
+        tables = (self.fetch or _fetching(self.shards))(wanted)
         device = self.labels.device
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for chunk, table in zip(chunks, _cut(tables, [len(places) for places in wanted]), strict=True):
@@ -321,12 +313,18 @@ class StreamedValidation:
                     values[cell, part] = per_image(forward(shown.to(device)), self.labels[part]).cpu()
         return values
 
-    def _read(self, readings: Sequence[np.ndarray]) -> Iterator[pa.Table]:
-        with ThreadPoolExecutor(1) as pool:
-            yield from ahead(pool, self.shards.read, readings, 2)
-
 
 _CELLS = [(name, severity) for name in HELDOUT for severity in SEVERITIES]
+
+
+def _fetching(shards: Shards) -> Fetch:
+    """Reads in this process, one reading ahead."""
+
+    def fetch(readings: Sequence[np.ndarray]) -> Iterator[pa.Table]:
+        with ThreadPoolExecutor(1) as pool:
+            yield from ahead(pool, shards.read, readings, 2)
+
+    return fetch
 
 
 def epoch_sample(n_fit: int, choosing: int, image_bytes: int) -> int:

@@ -188,10 +188,7 @@ class Prepared:
                 raise ValueError(f"labels are not in [0, {self.spec.classes})")
             return table
         except Exception as error:  # a damaged file can have nearly anything raised
-            reason = clean(" ".join(str(error).split()), 160) or type(error).__name__
-            raise DataError(
-                f"Cannot read {quoted(path)}; delete its folder to have it prepared again: {reason}"
-            ) from None
+            raise damaged(path, error) from None
 
     def _check_form(self, file: pq.ParquetFile, rows: int, size: int) -> None:
         """Raises a ValueError unless a file is of the form in which it was written; then nothing is larger than it is.
@@ -216,6 +213,12 @@ class Prepared:
                 raise ValueError("it is written in another way")
             if known.num_rows * each > size or any(column.num_values != known.num_rows for column in columns):
                 raise ValueError("its groups of rows are none")
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """What to say of a prepared file that cannot be read."""
+    reason = clean(" ".join(str(error).split()), 160) or type(error).__name__
+    return DataError(f"Cannot read {quoted(path)}; delete its folder to have it prepared again: {reason}")
 
 
 def parquet(held: BinaryIO) -> pq.ParquetFile:

@@ -52,15 +52,11 @@ class DataOptions:
         from mollify_core.datasets.preparation import prepare
 
         return prepare(
-            dataset,
+            self.spec(dataset, image_size, background) if isinstance(dataset, str) else dataset,
             data_dir=self.data_dir,
-            image_size=image_size,
-            background=background,
             cache_dir=self.cache_dir,
             mirrors=self.mirrors,
             allow_unverified=self.allow_unverified,
-            skip_bad=self.skip_bad,
-            feed=self.feed,
         )
 
     def flags(self, dataset: DatasetSpec) -> list[str]:

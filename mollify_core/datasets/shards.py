@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mollify_core import rng
-from mollify_core.datasets.files import quoted, reason
+from mollify_core.datasets.files import quoted
 from mollify_core.datasets.images import scaled
-from mollify_core.datasets.load import SPLITS, ImageSet, Prepared, parquet, whole_numbers
+from mollify_core.datasets.load import SPLITS, ImageSet, Prepared, damaged, parquet, whole_numbers
 from mollify_core.datasets.specs import BACKGROUNDS, ImageFolder, colour
 from mollify_core.disk import regular
-from mollify_core.errors import ConfigError, DataError
+from mollify_core.errors import ConfigError
 from mollify_core.kinds import ListOf, Record, Whole, fits
 
 if TYPE_CHECKING:
@@ -309,11 +309,6 @@ def write_parquet(path: Path, table: pa.Table, rows: int) -> None:
             write_statistics=False,
             write_page_checksum=True,
         )
-
-
-def damaged(path: Path, error: Exception) -> DataError:
-    """What to say of a prepared file that cannot be read."""
-    return DataError(f"Cannot read {quoted(path)}; delete its folder to have it prepared again: {reason(error)}")
 
 
 @functools.lru_cache(maxsize=4)  # asked for several times on the way to a plan

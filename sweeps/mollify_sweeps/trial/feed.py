@@ -37,8 +37,6 @@ from mollify_core.worker import Worker
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_AT_ONCE = 1  # windows that are read beside one another
-
 
 @dataclass(frozen=True)
 class FeedInfo:
@@ -168,7 +166,7 @@ def windows(shards: Shards, node: str) -> Fetch:
             read = ray.data.read_datasource(
                 _source(shards, readings),
                 override_num_blocks=len(readings),
-                concurrency=min(_AT_ONCE, len(readings)),
+                concurrency=1,
                 num_cpus=0,  # reading is little work, and may not wait for a CPU: the trials hold all of them
                 label_selector={"ray.io/node-id": node},
             )
