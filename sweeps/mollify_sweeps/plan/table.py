@@ -125,7 +125,7 @@ def _feed(sweep: Sweep) -> str:
     each = math.prod(prepared.spec.image_shape)
     total = size(each * (sweep.fit + sweep.validation))
     if not isinstance(prepared, Sharded):
-        return f"feed: resident, {total} of images in memory, and on each GPU"
+        return f"feed: resident, {total} of images in memory" + (", and on each GPU" if sweep.placement.gpus else "")
     files = size(sum(entry["bytes"] for entry in prepared.manifest["files"].values()))
     held = rehearsal.resident_bytes(prepared.spec, sweep.fit, sweep.validation, gpu=False)
     return (
