@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +11,48 @@ from torch import Tensor, nn
 from mollify_core import labels, networks
 from mollify_core.checkpoint import Checkpoint
 from mollify_core.errors import CheckpointError, first_line
+from mollify_core.networks import weights
+from mollify_core.networks.registry import arguments
+from mollify_core.networks.weights import NONE
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
 from mollify_core.settings import SINK_MODES
 
 
-def build_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def build_network(
+    recipe: Recipe, classes: int, image_shape: tuple[int, int, int], make: Callable[..., nn.Module] | None = None
+) -> nn.Module:
     """The network of a recipe, freshly initialised from the global generator.
 
     Args:
         recipe: its `model` section counts, and whether its label mode has a sink class.
         classes: number of classes of the data.
         image_shape: (channels, height, width).
+        make: `networks.build`, by default; or `networks.outline`, which takes no memory.
     """
-    options: dict[str, Any] = {"final_bn": recipe.model.final_bn, "published": recipe.model.published}
-    if recipe.model.network_kwargs:
-        options["given"] = recipe.model.network_kwargs
+    model, outputs = recipe.model, labels.outputs(classes, recipe.mollify.label_mode)
+    how = {"given": model.network_kwargs, "sha256": model.network_sha256}
+    return (make or networks.build)(model.network, outputs, image_shape, final_bn=model.final_bn, published=model.published, **how)
+
+
+def start_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
+    """The network from which training starts, with the weights that the recipe names; and which layer they leave new.
+
+    Raises:
+        ConfigError, DataError: the network cannot be built, or the weights are not here or do not fit.
+    """
+    network, model = build_network(recipe, classes, image_shape), recipe.model
+    if model.weights == NONE:
+        return network, ""
     outputs = labels.outputs(classes, recipe.mollify.label_mode)
-    return networks.build(recipe.model.network, outputs, image_shape, **options)
+    return network, weights.load(network, model.weights_sha256, outputs, model.weights)
+
+
+def keep_weights(text: str, recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> dict[str, str]:
+    """The settings of a recipe that mean the weights `text` for its network, see `networks.weights.named`."""
+    outputs, kwargs = labels.outputs(classes, recipe.mollify.label_mode), arguments(recipe.model.network_kwargs)
+    return weights.named(text, recipe.model.network, outputs, image_shape, kwargs)
 
 
 @dataclass(frozen=True)
@@ -72,12 +95,12 @@ class Classifier:
         if recipe.optim.ema and not state.average:
             raise CheckpointError("Expected the average of the weights, by which its recipe is judged, but it has none")
         network = build_network(recipe, classes, image_shape)
-        weights = state.model
+        tensors = state.model
         if state.average:
             prefix = "module."
-            weights = {k.removeprefix(prefix): v for k, v in state.average.items() if k.startswith(prefix)}
+            tensors = {k.removeprefix(prefix): v for k, v in state.average.items() if k.startswith(prefix)}
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(tensors)
         except RuntimeError as error:
             raise CheckpointError(
                 f"The weights do not fit {recipe.model.network} with {classes} classes: {first_line(error)}"

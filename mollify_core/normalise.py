@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mollify_core.errors import ConfigError
+from mollify_core.settings import CONSTANTS
+
 
 @dataclass(frozen=True)
 class Normalise:
-    """Images -> network input, by the data set's constants or to [-1, 1] (scaling "uniform"); and back.
+    """Images -> network input, by the data set's constants, to [-1, 1] (scaling "uniform") or by `CONSTANTS`; and back.
 
     Attributes:
         mean, std: (1, channels, 1, 1) of images in [0, 1].
@@ -23,8 +26,14 @@ class Normalise:
     def make(
         cls, scaling: str, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str
     ) -> Normalise:
-        """The constants of a scaling, on `device`."""
-        values = [(0.5,) * len(v) if scaling == "uniform" else v for v in (mean, std)]
+        """The constants of a scaling, on `device`.
+
+        Raises:
+            ConfigError: the scaling is of colour images, and these are none.
+        """
+        if scaling in CONSTANTS and len(mean) != 3:
+            raise ConfigError(f"Expected images of 3 channels for scaling {scaling!r}, but got {len(mean)}")
+        values = CONSTANTS.get(scaling) or [(0.5,) * len(v) if scaling == "uniform" else v for v in (mean, std)]
         return cls(*(torch.tensor(v, device=device).view(1, -1, 1, 1) for v in values))
 
     def to(self, device: torch.device | str) -> Normalise:

@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 FORMAT = 2
-_LATER = ("judging_fraction", "background", "balance", "network_kwargs", *Soft.__dataclass_fields__)
+_TUNING = ("network_sha256", "weights", "weights_sha256", "head_lr_factor", "frozen_epochs", "frozen_bn")
+_LATER = ("judging_fraction", "background", "balance", "network_kwargs", *_TUNING, *Soft.__dataclass_fields__)
 """Kept recipes lack these settings, which are written where they differ from their defaults."""
 
 _FITS = {int: Whole(-(2**63)), bool: Flag(), str: Text(1000)}

@@ -6,6 +6,7 @@ The defaults are the AISTATS paper's (Heinonen et al. 2025; the released code's 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from mollify_core.augment.names import SOFT, canonical
@@ -18,12 +19,18 @@ LABEL_MODES = ("ls", "ld", *SINK_MODES)
 LOSSES = ("ce", "bce", "nce")
 LABEL_SOURCES = ("schedule", "nmi")
 BALANCES = ("none", "sampling", "loss")
-SCALINGS = ("normal", "uniform")
+CONSTANTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Mean and standard deviation of the images on which published weights were trained, by the scaling's name."""
+SCALINGS = ("normal", "uniform", *CONSTANTS)
 PRECISIONS = ("float32", "bf16")
 OPTIMIZERS = ("sgd", "adamw")
 METHODS = ("none", "mollification", "matching", *sorted(SOFT))
 LABELS = ("hard", "fixed", "coupled", "uncoupled")
 SPREADS = ("all", "others")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_PIXELS = 4096  # a side
 MAGNITUDES = 31
 """Of each operation of TrivialAugment."""
@@ -72,8 +79,8 @@ class Data:
             [0, 0.9]. With 0 all images choose, and judge too.
         split_seed: seed of the stratified splits into fit and validation, and of validation into choosing and judging.
         train_fraction: share of the fit images that are used, stratified, in (0, 1].
-        scaling: "normal" subtracts the data set's mean and divides by its standard deviation; "uniform"
-            maps [0, 1] to [-1, 1].
+        scaling: "normal" subtracts the data set's mean and divides by its standard deviation; "uniform" maps [0, 1] to
+            [-1, 1]; "imagenet" and "clip" have the constants of published weights.
         augment: image augmentations, names in `mollify_core.augment.AUGMENTATIONS`, applied in that order.
         balance: how classes with few fit images are made up for: "none"; "sampling", an epoch draws as many images as
             there are, with replacement, each class equally often; "loss", the loss of an image is divided by the
@@ -110,8 +117,13 @@ class Model:
     """The network.
 
     Attributes:
-        network: name in `mollify_core.networks`, `torchvision/NAME`, or `timm/NAME` with the extra `timm`.
-        network_kwargs: further arguments of a library's network, each as "name=value".
+        network: name in `mollify_core.networks`; `torchvision/NAME`; `timm/NAME` with the extra `timm`; or a network of
+            one's own, `FILE.py:FACTORY` or `MODULE:FACTORY`, see `mollify_core.networks.own`.
+        network_sha256: of the code of a network of one's own.
+        network_kwargs: further arguments of a library's network or one's own, each as "name=value".
+        weights: what training starts from: "none", the network's own initialisation; "default", the weights that its
+            library has published; or the name of a file.
+        weights_sha256: of these weights, as `mollify_core.networks.weights` keeps them.
         final_bn: presnet*: the usual batch norm and ReLU before pooling, which the paper's networks lack.
         published: googlenet, wrn28_4: the released code's odd batch-norm constants.
     """
@@ -120,6 +132,14 @@ class Model:
     final_bn: bool = False
     published: bool = False
     network_kwargs: tuple[str, ...] = ()
+    network_sha256: str = ""
+    weights: str = "none"
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("network_sha256", "weights_sha256"):
+            value = getattr(self, name)
+            check(not value or SHA256.fullmatch(value) is not None, name, "64 hexadecimal digits, or empty", value)
 
 
 @dataclass(frozen=True)
@@ -303,6 +323,10 @@ class Optim:
         weight_decay: L2 factor on all parameters (decoupled with "adamw"), at least 0.
         label_smoothing: the baseline's fixed smoothing of every label, before any other, in [0, 1].
         clip_norm: largest norm of the gradient; None clips nothing.
+        head_lr_factor: learning rate of the last layer, which gives the logits, as a multiple of the others'; positive.
+        frozen_epochs: epochs at the beginning in which the last layer learns alone: other weights, and the statistics
+            of BatchNorm, stay; at most `epochs`.
+        frozen_bn: BatchNorm keeps the statistics that it starts with, as is usual in fine-tuning.
         ema: decay per step of an average of the weights that is evaluated in their place, in [0, 1); 0 is off.
         precision: "float32", or "bf16" autocast of the network where the device has units for it (degradation is
             always float32).
@@ -320,6 +344,9 @@ class Optim:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     clip_norm: float | None = None
+    head_lr_factor: float = 1.0
+    frozen_epochs: int = 0
+    frozen_bn: bool = False
     ema: float = 0.0
     precision: str = "bf16"
     compile: bool = False
@@ -338,5 +365,8 @@ class Optim:
         check(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         check(0 <= self.label_smoothing <= 1, "label_smoothing", "in [0, 1]", self.label_smoothing)
         check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)
+        check(self.head_lr_factor > 0, "head_lr_factor", "positive", self.head_lr_factor)
+        wanted = f"at least 0 and at most epochs = {self.epochs}"
+        check(0 <= self.frozen_epochs <= self.epochs, "frozen_epochs", wanted, self.frozen_epochs)
         check(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
         check(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self.precision)

@@ -21,8 +21,9 @@ from mollify_core import checkpoint
 from mollify_core.augment.operations import CODE, apply_operations
 from mollify_core.augment.policies import trivialaugment_magnitudes
 from mollify_core.classifier import Classifier
-from mollify_core.datasets.options import add_data_options, data_options
+from mollify_core.datasets.options import add_data_options, add_network_code, data_options
 from mollify_core.errors import CheckpointError, ConfigError, DataError, StorageError
+from mollify_core.networks import own
 from mollify_core.program import Parser, guarded
 from mollify_core.recipe import Recipe
 from mollify_core.settings import MAGNITUDES, TRIVIALAUGMENT
@@ -51,11 +52,14 @@ def _run(argv: Sequence[str] | None) -> int:
     p.add_argument("--images", type=int, default=2000, metavar="N", help="measure on at most N (default: %(default)s)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     add_data_options(p)
+    add_network_code(p)
     args = p.parse_args(argv)
     if args.images < 1 or (args.threads is not None and args.threads < 1):
         raise ConfigError("Expected --images and --threads to be at least 1")
     if not args.out.endswith(".json"):
         raise ConfigError(f"Expected --out to end in .json, but got {args.out!r}")
+    if args.network_code:
+        own.admit(args.network_code)
     if args.threads:
         torch.set_num_threads(args.threads)
     state = newest(args.checkpoint)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mollify_core import networks
 from mollify_core.batch import Batch
 from mollify_core.classifier import build_network
 from mollify_core.errors import ConfigError
@@ -128,8 +129,8 @@ def joining(
 
 @functools.lru_cache(maxsize=64)  # a search asks of hundreds of recipes, which share a model
 def _learns_from_one(model: Model, classes: int, image_shape: tuple[int, int, int]) -> bool:
+    network = build_network(Recipe(model=model), classes, image_shape, networks.outline).train()
     with torch.device("meta"):
-        network = build_network(Recipe(model=model), classes, image_shape).train()
         try:
             network(torch.empty(1, *image_shape))
         except ValueError:  # "Expected more than 1 value per channel when training"

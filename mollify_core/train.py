@@ -19,9 +19,11 @@ import torch
 from pyarrow import fs
 
 from mollify_core import checkpoint
-from mollify_core.datasets.options import DataOptions, add_data_options, data_options
+from mollify_core.classifier import keep_weights
+from mollify_core.datasets.options import DataOptions, add_data_options, add_network_code, data_options
 from mollify_core.datasets.specs import FEEDS
 from mollify_core.errors import ConfigError, DataError, NonFiniteLossError, Preempted, StorageError, first_line
+from mollify_core.networks import own
 from mollify_core.program import Parser, guarded
 from mollify_core.recipe import MOST_THREADS, Recipe
 from mollify_core.steps import Parts
@@ -36,7 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     def act() -> int:
         args = parser().parse_args(argv)
         return train(
-            args.recipe, data_options(args), out=args.out, device=args.device, threads=args.threads, final=args.final
+            args.recipe,
+            data_options(args),
+            out=args.out,
+            device=args.device,
+            threads=args.threads,
+            final=args.final,
+            network_code=args.network_code,
+            weights=args.weights,
         )
 
     stopped = "\nstopped; the same command goes on after the last finished epoch"
@@ -51,6 +60,13 @@ def parser() -> Parser:
     )
     p.add_argument("recipe", metavar="RECIPE", help="a recipe (.json or .yaml), or a report's best_recipe.json")
     add_data_options(p)
+    add_network_code(p)
+    p.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="the weights from which the recipe starts, or `default` for its library's, where this machine does not "
+        "have them yet",
+    )
     p.add_argument(
         "--final",
         action="store_true",
@@ -72,6 +88,8 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     final: bool = False,
+    network_code: str | None = None,
+    weights: str | None = None,
 ) -> int:
     """Trains the recipe in a file; returns the exit code.
 
@@ -82,6 +100,8 @@ def train(
         device: "cpu" or "cuda".
         threads: of the CPU.
         final: train on the validation images too, for use; nothing is validated.
+        network_code: file or module of the recipe's network, where it is somebody's own that may now be run.
+        weights: file of the weights from which it starts, or "default".
 
     Raises:
         MollifyError: something is wrong; one sentence.
@@ -115,6 +135,10 @@ def train(
         raise StorageError(f"Cannot write to {str(folder)!r}")
     if not prepared.verified:
         print("UNVERIFIED DATA: not the official files")
+    if network_code:
+        own.admit(network_code)
+    if weights:
+        keep_weights(weights, recipe, prepared.spec.classes, prepared.spec.image_shape)
     local, kept = fs.LocalFileSystem(), str(folder / "checkpoints")
     state = checkpoint.load_newest(local, kept, lambda text: print(f"! {text}"))
     images = training_data(recipe, prepared, where, final=final)

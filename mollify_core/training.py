@@ -9,7 +9,6 @@ files = checkpoint.to_files(training.state())
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,16 +20,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mollify_core import checkpoint, rng
+from mollify_core import checkpoint, optimisation, rng
 from mollify_core.amount import IMAGES, mean_strength
 from mollify_core.augment import augment
 from mollify_core.batch import Batch, losses, make_batch, times
-from mollify_core.classifier import Classifier, build_network
+from mollify_core.classifier import Classifier, build_network, start_network
 from mollify_core.datasets import ImageSet
 from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted, first_line
+from mollify_core.labels import outputs
 from mollify_core.measure.metrics import class_weights
 from mollify_core.measure.validation import image_values, validation_means
-from mollify_core.networks.libraries import is_foreign
+from mollify_core.networks import is_builtin
 from mollify_core.normalise import Normalise
 from mollify_core.precision import autocast
 from mollify_core.recipe import Recipe
@@ -55,21 +55,6 @@ class Epoch:
 
     index: int
     metrics: dict[str, float]
-
-
-def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
-    """Cosine decay per epoch from `lr` towards `final_lr`, as both papers' code does, after a linear warm-up.
-
-    Args:
-        recipe: its `optim` section counts.
-        epoch: epoch index, from 0.
-        share: part of the epoch that is done after this step, in (0, 1]; matters during warm-up only.
-    """
-    config = recipe.optim
-    if epoch < config.warmup_epochs:
-        return config.lr * (epoch + share) / config.warmup_epochs
-    done = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
-    return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Training:
@@ -106,12 +91,14 @@ class Training:
         self._steps = Steps.of(recipe, len(data.fit), world, data.classes, data.image_shape)
         with torch.random.fork_rng(devices=[]):
             rng.reseed(torch.default_generator, recipe.seed, "init")
-            network = build_network(recipe, data.classes, data.image_shape)
+            shown = (recipe, data.classes, data.image_shape)
+            network = start_network(*shown)[0] if state is None else build_network(*shown)
         # It has no CPU kernels, and parts may differ in number.
         if world > 1 and device.type == "cuda" and self.parts.most == 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = _optimizer(recipe, self.network)
+        self._outputs = outputs(data.classes, recipe.mollify.label_mode)
+        self.optimizer = optimisation.optimizer(recipe, self.network, self._outputs)
         self.average: AveragedModel | None = None
         if recipe.optim.ema:
             update = get_ema_multi_avg_fn(recipe.optim.ema)
@@ -120,17 +107,7 @@ class Training:
         self.progress: checkpoint.Progress | None = None  # of an epoch that was stopped
         if state is not None:
             self._restore(state)
-        self._parallel: nn.Module = self.network
-        self._apart: Callable[[], Any] = contextlib.nullcontext  # a backward pass that exchanges no gradients
-        if self.worker.world > 1:
-            self._parallel = distributed = DistributedDataParallel(
-                self.network,
-                [device] if device.type == "cuda" else None,
-                find_unused_parameters=recipe.model.network == "nasnet" or is_foreign(recipe.model.network),
-            )
-            self._apart = distributed.no_sync
-        if recipe.optim.compile:
-            self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
+        self._distribute()
         self._normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, device)
         self._weights: Tensor | None = None  # of the classes, in the loss
         if recipe.data.balance == "loss":
@@ -139,6 +116,22 @@ class Training:
         if recipe.label == "uncoupled":
             some = data.sample(IMAGES).to(device)
             self._uncoupled = mean_strength(recipe, some.images, data.classes, self._normalise)
+
+    def _distribute(self) -> None:
+        """Says which layers learn from the next epoch on, and joins the workers in these."""
+        recipe, device = self.recipe, self.worker.device
+        optimisation.set_learning(recipe, self.network, self._outputs, self.epoch)
+        self._parallel: nn.Module = self.network
+        self._apart: Callable[[], Any] = contextlib.nullcontext  # a backward pass that exchanges no gradients
+        if self.worker.world > 1:
+            self._parallel = distributed = DistributedDataParallel(
+                self.network,
+                [device] if device.type == "cuda" else None,
+                find_unused_parameters=recipe.model.network == "nasnet" or not is_builtin(recipe.model.network),
+            )
+            self._apart = distributed.no_sync
+        if recipe.optim.compile:
+            self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
 
     @property
     def images_per_step(self) -> int:
@@ -172,7 +165,7 @@ class Training:
         metrics = {
             "train_loss": loss / (n_fit * repeat),
             "train_error": errors / (n_fit * repeat),
-            "lr": learning_rate(self.recipe, index),
+            "lr": optimisation.learning_rate(self.recipe, index),
             "images_per_second": n_fit / trained,
             **({} if held_out is None else validation_means(self.validate(k), held_out.labels[:k])),
             "seconds": time.perf_counter() - started,
@@ -210,7 +203,9 @@ class Training:
             stop: see `run_epoch`.
         """
         recipe, worker, steps = self.recipe, self.worker, self._steps
-        self._parallel.train()
+        if self.epoch and self.epoch == recipe.optim.frozen_epochs:
+            self._distribute()
+        optimisation.train_mode(recipe, self._parallel, self.epoch)
         sums = torch.zeros(len(steps), device=worker.device)
         errors = torch.zeros((), device=worker.device)
         done = self.progress.step if self.progress else 0
@@ -228,8 +223,8 @@ class Training:
                 # At the last step a worker may have nothing left. It still has to take part in the exchange of
                 # gradients: one image, weight 0.
                 weight = 1.0 if steps.share(step, worker.rank) else 0.0
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, self.epoch, (step + 1) / len(steps))
+                rate = optimisation.learning_rate(recipe, self.epoch, (step + 1) / len(steps))
+                optimisation.set_rate(recipe, self.optimizer, rate)
                 sums[step], wrong = self._step(step, images, steps.among(step), weight)
                 errors += wrong
                 stopped = stop is not None and self._stopped(stop, step)
@@ -390,11 +385,3 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
-
-
-def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    config = recipe.optim
-    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), **shared)
-    return torch.optim.SGD(network.parameters(), momentum=config.momentum, nesterov=config.nesterov, **shared)

@@ -12,7 +12,7 @@ from pathlib import Path
 if __name__ == "__main__":  # from a checkout that is not installed: the core is beside this folder
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mollify_core.datasets.options import add_data_options, data_options
+from mollify_core.datasets.options import add_data_options, add_network_code, data_options
 from mollify_core.program import Parser, guarded
 from mollify_sweeps.cli import options
 from mollify_sweeps.cli.program import BROKE
@@ -45,6 +45,7 @@ def parser() -> Parser:
     )
     p.add_argument("models", nargs="+", metavar="MODEL", help="see below")
     add_data_options(p)
+    add_network_code(p)
     g = p.add_argument_group("what is measured")
     options.measured_options(g)
     g.add_argument("--no-extra", action="store_true", help="leave out the four corruptions that tuning may see")
@@ -90,9 +91,12 @@ def _run(argv: list[str] | None) -> int:
     args = parser().parse_args(argv)
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # before torch is imported
-    from mollify_sweeps.evaluation.evaluate import evaluate  # slow to import: --help answers at once
+    from mollify_core.networks import own  # slow to import: --help answers at once
+    from mollify_sweeps.evaluation.evaluate import evaluate
     from mollify_sweeps.evaluation.options import Evaluation, Place, TestOptions
 
+    if args.network_code:
+        own.admit(args.network_code)
     return evaluate(
         Evaluation(
             models=tuple(args.models),

@@ -77,7 +77,7 @@ def parser() -> Parser:
     g.add_argument("--seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
 
     g = p.add_argument_group("what each run trains (default: as the paper)")
-    g.add_argument("--network", metavar="NAME", help="see `python -m mollify_core.networks`")
+    options.network_options(g)
     g.add_argument("--epochs", type=int, metavar="N")
     g.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all workers (default: 128)")
     g.add_argument("--train-fraction", type=float, metavar="F", help="share of the training images, stratified")

@@ -29,6 +29,10 @@ examples:
       CIFAR-100 on every GPU of this machine; downloads the official archive once
   python sweeps/search.py --dataset ./photos --image-size 64
       images of your own: a folder with one folder per class (or train, val and test folders with these)
+  python sweeps/search.py --dataset ./photos --image-size 224 --network timm/resnet18 --weights default
+      fine-tuning of published weights; with --set frozen_epochs=1 the last layer learns alone at first
+  python sweeps/search.py --dataset cifar10 --network ./net.py:my_network --network-kwargs width=32
+      a network of your own: a function of the number of classes
   python sweeps/search.py --dataset cifar10 --objective corrupted_nll,clean_error
       two objectives: a Pareto front (nothing is pruned then)
   python sweeps/search.py --dataset cifar10 --space space.yaml --storage s3://bucket/sweeps
@@ -62,11 +66,7 @@ def parser() -> Parser:
     add_data_options(g)
 
     g = p.add_argument_group("what each trial trains")
-    g.add_argument(
-        "--network",
-        metavar="NAME",
-        help="see `python -m mollify_core.networks`; or torchvision/NAME, timm/NAME (default: by data set)",
-    )
+    options.network_options(g)
     g.add_argument(
         "--epochs", type=int, metavar="N", help="epochs of a trial that is not pruned (default: by data set)"
     )

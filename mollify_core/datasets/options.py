@@ -104,6 +104,16 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
     )
 
 
+def add_network_code(g: argparse._ActionsContainer) -> None:
+    """Adds the option that lets a recipe's or checkpoint's network of one's own be run."""
+    g.add_argument(
+        "--network-code",
+        metavar="FILE",
+        help="a .py file, or an installed module: the code of a network of somebody's own that you have not yet run on "
+        "this machine; it must be the very code of the recipe",
+    )
+
+
 def add_background(g: argparse._ActionsContainer) -> None:
     """Adds the option that says what shows where images of a folder are transparent; it is part of the recipe."""
     g.add_argument(

@@ -4,6 +4,6 @@
 """
 
 from mollify_core.networks.costs import Cost, cost, describe
-from mollify_core.networks.registry import NAMES, build
+from mollify_core.networks.registry import NAMES, build, is_builtin, outline
 
-__all__ = ["NAMES", "Cost", "build", "cost", "describe"]
+__all__ = ["NAMES", "Cost", "build", "cost", "describe", "is_builtin", "outline"]

@@ -2,7 +2,8 @@
 
 import sys
 
-from mollify_core.networks.costs import cost, describe
+from mollify_core.networks import own
+from mollify_core.networks.costs import Cost, cost, describe
 from mollify_core.program import Parser, guarded
 
 
@@ -12,17 +13,18 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help="these alone; also torchvision/NAME, and timm/NAME where timm is installed (default: all built-in ones)",
+        help="these alone; also torchvision/NAME, timm/NAME where timm is installed, and FILE.py:FACTORY or "
+        "MODULE:FACTORY of your own (default: all built-in ones)",
     )
     parser.add_argument(
-        "--network-kwargs", nargs="*", default=[], metavar="K=V", help="arguments of a library's network"
+        "--network-kwargs", nargs="*", default=[], metavar="NAME=VALUE", help="further arguments of these networks"
     )
     parser.add_argument("--classes", type=int, default=10, help="number of outputs (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=32, help="image side in pixels (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=32, metavar="N", help="pixels a side (default: %(default)s)")
     args = parser.parse_args()
-    shape = (3, args.side, args.side)
+    shape = (3, args.image_size, args.image_size)
     if args.names:
-        costs = [cost(name, args.classes, shape, args.network_kwargs) for name in args.names]
+        costs = [_cost(name, args.classes, shape, args.network_kwargs) for name in args.names]
     else:
         costs = describe(args.classes, shape)
     width = max(14, *(len(found.name) + 2 for found in costs))
@@ -30,6 +32,13 @@ def main() -> int:
     for found in costs:
         print(f"{found.name:<{width}}{found.parameters:>14,}{found.multiply_adds:>18,}")
     return 0
+
+
+def _cost(name: str, classes: int, shape: tuple[int, int, int], given: list[str]) -> Cost:
+    if not own.is_own(name):
+        return cost(name, classes, shape, given)
+    settings = own.named(name)
+    return cost(settings["network"], classes, shape, given, settings["network_sha256"])
 
 
 if __name__ == "__main__":

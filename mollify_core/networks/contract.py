@@ -7,14 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mollify_core import labels, rng
-from mollify_core.classifier import build_network
+from mollify_core.classifier import start_network
 from mollify_core.errors import ConfigError, first_line
+from mollify_core.optimisation import check_tuning
 from mollify_core.recipe import Recipe
 
 _IMAGES = 8  # that it is shown
 
 
-def check_network(recipe: Recipe, images: Tensor, classes: int) -> None:
+def check_network(recipe: Recipe, images: Tensor, classes: int) -> str:
     """Checks that a recipe's network can be trained: it is built alike from one seed, takes a batch, gives logits, and
     has a finite loss with finite gradients.
 
@@ -23,13 +24,17 @@ def check_network(recipe: Recipe, images: Tensor, classes: int) -> None:
         images: (n, channels, height, width) uint8 of the data set, two at least.
         classes: of the data set.
 
+    Returns:
+        The layer that its weights leave new; "" where there is none.
+
     Raises:
         ConfigError: it does not; what came is named.
+        DataError: its weights are of another network.
     """
     name, shape = recipe.model.network, (images.shape[1], images.shape[2], images.shape[3])
     x = images[:_IMAGES].cpu().float() / 255
     with torch.random.fork_rng(devices=[]):
-        network, again = (_built(recipe, classes, shape) for _ in range(2))
+        (network, head), (again, _) = (_built(recipe, classes, shape) for _ in range(2))
         _check_equal(name, network, again)
         outputs = labels.outputs(classes, recipe.mollify.label_mode)
         for mode in ("training", "evaluation"):
@@ -46,11 +51,13 @@ def check_network(recipe: Recipe, images: Tensor, classes: int) -> None:
         bad = [key for key, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         if bad:
             raise ConfigError(f"Expected finite gradients of {name}, but got NaN or infinity in {bad[0]}")
+        check_tuning(recipe, network, outputs)
+    return head
 
 
-def _built(recipe: Recipe, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def _built(recipe: Recipe, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
     rng.reseed(torch.default_generator, recipe.seed, "init")
-    return build_network(recipe, classes, shape)
+    return start_network(recipe, classes, shape)
 
 
 def _check_equal(name: str, one: nn.Module, other: nn.Module) -> None:

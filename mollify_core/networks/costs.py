@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mollify_core.networks.registry import NETWORKS, build
+from mollify_core.networks.registry import NETWORKS, outline
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,25 @@ class Cost:
     multiply_adds: int
 
 
-def cost(name: str, num_classes: int, image_shape: tuple[int, int, int], given: Sequence[str] = ()) -> Cost:
+def cost(
+    name: str, num_classes: int, image_shape: tuple[int, int, int], given: Sequence[str] = (), sha256: str = ""
+) -> Cost:
     """The size of one network, found without allocating it.
 
     Args:
         name: its name, see `registry.build`.
         num_classes: number of outputs.
         image_shape: (channels, height, width).
-        given: further arguments of a library's network.
+        given: further arguments of a library's network or one's own.
+        sha256: of the code of a network of one's own.
 
     Raises:
         ConfigError: as `build`.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
 
+    net = outline(name, num_classes, image_shape, given=given, sha256=sha256).eval()
     with torch.device("meta"):
-        net = build(name, num_classes, image_shape, given=given).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             net(torch.empty(1, *image_shape))
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from mollify_core.errors import ConfigError, first_line, nearest
-from mollify_core.foreign import shown
+from mollify_core.errors import ConfigError, DataError, first_line, nearest
+from mollify_core.foreign import clean, shown
+from mollify_core.settings import CONSTANTS
 
 SOURCES = ("torchvision", "timm")
 
@@ -89,3 +92,68 @@ def _timm(called: str, image_shape: tuple[int, int, int]) -> Found:
 
 def _size(image_shape: tuple[int, int, int]) -> str:
     return f"{image_shape[2]}x{image_shape[1]} pixels"
+
+
+def published(name: str, outputs: int, image_shape: tuple[int, int, int], given: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a library has published for its network, by name; from its local cache, or downloaded.
+
+    Args:
+        name: as `torchvision/convnext_tiny`; of the built-in networks the tvresnets have torchvision's.
+        outputs: of the network that starts from them; the head is left out unless it has as many.
+        image_shape: (channels, side, side), to which timm fits position embeddings and the first convolution.
+        given: further arguments of the network.
+
+    Raises:
+        ConfigError: there are none.
+        DataError: they cannot be had here, or are damaged.
+    """
+    called = name.rpartition("/")[2]
+    if name.startswith("tvresnet"):
+        called = name.removeprefix("tv")
+    elif not is_foreign(name):
+        raise ConfigError(f"Expected a file for --weights, since nobody has published weights of {shown(name)}")
+    try:
+        if name.startswith("timm/"):
+            return _published_by_timm(called, outputs, image_shape, given)
+        from torchvision import models
+
+        weights = models.get_model_weights(called).DEFAULT
+        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"Cannot get the published weights of {shown(name)} ({clean(first_line(error), 200, '')}); they are looked "
+            f"for in {_cache(name)} and else downloaded; or name a file of them by --weights"
+        ) from None
+
+
+def _published_by_timm(
+    called: str, outputs: int, image_shape: tuple[int, int, int], given: dict[str, Any]
+) -> dict[str, Tensor]:
+    make, names = _timm(called, image_shape)
+    if make is None:
+        raise ConfigError(f"timm has no network {shown(called)}{nearest(called, names)}")
+    import timm
+
+    config = timm.models.get_pretrained_cfg(called)
+    if config is None or not config.has_weights:
+        raise ConfigError(f"Expected a file for --weights, since timm has no weights of {shown(called)}")
+    with torch.random.fork_rng(devices=[]):
+        same = config.num_classes == outputs
+        return dict(make(outputs if same else 0, {"pretrained": True, **given}).state_dict())
+
+
+def scaling_of(name: str) -> str | None:
+    """The scaling of images for which a library's published weights were made; None where it is none that we have."""
+    if not name.startswith("timm/"):
+        return "imagenet"
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name.partition("/")[2])
+    known = {(mean, std): scaling for scaling, (mean, std) in CONSTANTS.items()} | {((0.5,) * 3, (0.5,) * 3): "uniform"}
+    return None if config is None else known.get((tuple(config.mean), tuple(config.std)))
+
+
+def _cache(name: str) -> str:
+    return "Hugging Face's cache (HF_HOME)" if name.startswith("timm/") else repr(torch.hub.get_dir())

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from mollify_core.documents import json_of
 from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.foreign import shown
-from mollify_core.networks import libraries
+from mollify_core.networks import libraries, own
 from mollify_core.networks.allconv import allconvnet10
 from mollify_core.networks.densenet import densenet
 from mollify_core.networks.googlenet import googlenet
@@ -49,7 +50,7 @@ NETWORKS: dict[str, Network] = {
     "allconvnet10": Network(allconvnet10, 24),
     "googlenet": Network(googlenet, 8, ("published",)),
     "nasnet": Network(nasnet, 4),
-    **{f"tvresnet{d}": Network(partial(tvresnet, d), 32, ("pretrained",)) for d in (18, 34, 50)},
+    **{f"tvresnet{d}": Network(partial(tvresnet, d), 32) for d in (18, 34, 50)},
     "im_resnet18": Network(im_resnet18, 8),
 }
 _FOREIGN = Network(libraries.build, 1)
@@ -57,26 +58,40 @@ NAMES: tuple[str, ...] = tuple(sorted(NETWORKS))
 OPTIONS: tuple[str, ...] = tuple(sorted({option for network in NETWORKS.values() for option in network.options}))
 
 
+def is_builtin(name: str) -> bool:
+    """Whether a network is one of this package's; else it is a library's or the user's own."""
+    return name in NETWORKS
+
+
 def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], *, given: Sequence[str] = (), **options: bool
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    *,
+    given: Sequence[str] = (),
+    sha256: str = "",
+    **options: bool,
 ) -> nn.Module:
     """A freshly initialised network, in training mode: (batch, *image_shape) float -> (batch, num_classes) logits.
 
     Args:
-        name: one of `NAMES`, or `torchvision/NAME` or `timm/NAME` of these libraries.
+        name: one of `NAMES`; `torchvision/NAME` or `timm/NAME` of these libraries; `FILE.py:FACTORY` or
+            `MODULE:FACTORY` of one's own.
         num_classes: number of outputs, at least 2.
         image_shape: (channels, height, width), height equal to width.
-        given: further arguments of a library's network, each as "name=value", see `arguments`.
+        given: further arguments of a library's network or one's own, each as "name=value", see `arguments`.
+        sha256: of the code of a network of one's own.
         **options: switches of this network, off by default: `final_bn` (presnet: batch norm and ReLU before pooling),
-            `published` (googlenet, wrn28_4: the batch norm eps or momentum of the released code), `pretrained`
-            (tvresnet: ImageNet weights, downloaded by torchvision). A switch that is off may be given to every network.
+            `published` (googlenet, wrn28_4: the batch norm eps or momentum of the released code). A switch that is off
+            may be given to every network.
 
     Raises:
         ConfigError: the name or an option is unknown, the network lacks the option, or the shape does not fit it.
     """
-    foreign = libraries.is_foreign(name)
-    if not foreign and name not in NETWORKS:
-        raise ConfigError(f"Unknown network {name!r}{nearest(name, NAMES)} (or torchvision/NAME, timm/NAME)")
+    library, foreign = libraries.is_foreign(name), libraries.is_foreign(name) or own.is_own(name)
+    if not foreign and not is_builtin(name):
+        others = "torchvision/NAME, timm/NAME, FILE.py:FACTORY, MODULE:FACTORY"
+        raise ConfigError(f"Unknown network {shown(name)}{nearest(name, NAMES)} (or {others})")
     if given and not foreign:
         raise ConfigError(f"Expected no `network_kwargs` for {name!r}, but got {shown(given[0])}")
     network = _FOREIGN if foreign else NETWORKS[name]
@@ -96,9 +111,24 @@ def build(
         raise ConfigError(
             f"Expected images of at least {network.min_side} pixels for {name!r}, but got {image_shape[1]}"
         )
-    if foreign:
+    if library:
         return libraries.build(name, num_classes, image_shape, arguments(given))
+    if foreign:
+        return own.build(name, sha256, num_classes, arguments(given))
     return network.factory(num_classes, image_shape, **{option: True for option, value in options.items() if value})
+
+
+def outline(name: str, num_classes: int, image_shape: tuple[int, int, int], **how: Any) -> nn.Module:
+    """The same on the meta device: shapes without memory. Arguments and errors are those of `build`."""
+    try:
+        with torch.device("meta"):
+            return build(name, num_classes, image_shape, **how)
+    except ConfigError:
+        if is_builtin(name) or libraries.is_foreign(name):
+            raise
+        # Code of one's own may look at values while it builds, which nothing on the meta device has.
+        with torch.random.fork_rng(devices=[]):
+            return build(name, num_classes, image_shape, **how).to("meta")
 
 
 def arguments(given: Sequence[str]) -> dict[str, Any]:

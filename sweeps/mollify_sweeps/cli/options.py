@@ -115,12 +115,34 @@ def training(args: argparse.Namespace) -> RecipeOptions:
     """What the options about the recipe say."""
     return RecipeOptions(
         args.network,
+        None if args.network_kwargs is None else tuple(args.network_kwargs),
+        args.weights,
         args.epochs,
         args.batch_size,
         args.train_fraction,
         args.image_size,
         tuple(args.set),
         args.background,
+    )
+
+
+def network_options(g: argparse._ActionsContainer) -> None:
+    """Adds the options that say which network is trained."""
+    g.add_argument(
+        "--network",
+        metavar="NAME",
+        help="see `python -m mollify_core.networks`; or torchvision/NAME, timm/NAME; or your own, FILE.py:FACTORY or "
+        "MODULE:FACTORY, a callable that takes the number of classes and returns a torch.nn.Module (default: by data "
+        "set)",
+    )
+    g.add_argument(
+        "--network-kwargs", nargs="+", metavar="NAME=VALUE", help="further arguments of a library's network or your own"
+    )
+    g.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from these weights (safetensors, or a state dict of torch.save), or from `default`, those that the "
+        "library has published; a last layer of another size stays new (default: none)",
     )
 
 

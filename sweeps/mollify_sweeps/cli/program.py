@@ -19,7 +19,7 @@ from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import Job, submit
 
 BROKE = (SweepError,)  # what no other input would have spared the user
-_SENT = ("space", "recipe")  # options that name a small file, which goes along with a job
+_SENT = ("space", "recipe", "network", "weights")  # options that name a file, which goes along with a job
 _THERE = ("data_dir", "cache_dir", "storage")  # options that name a place, which the cluster must have
 _NAMED = ("dataset", "data")  # names of data sets, or folders of images
 
@@ -82,12 +82,12 @@ def job(args: argparse.Namespace) -> Job:
         _check_there(option, value)
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--submit", nargs="?")
-    for option in ("--address", *(f"--{option}" for option in _SENT)):
+    sent = {option: _file(option, getattr(args, option, None)) for option in _SENT}
+    for option in ("--address", *(f"--{option}" for option, (path, _) in sent.items() if path)):
         own.add_argument(option)
     words = own.parse_known_args(args.words)[1]
     files = {}
-    for option in _SENT:
-        path = getattr(args, option, None)
+    for option, (path, rest) in sent.items():
         if path is None:
             continue
         try:
@@ -96,7 +96,7 @@ def job(args: argparse.Namespace) -> Job:
             raise ConfigError(f"Cannot read --{option} {path!r}: {error.strerror}") from None
         name = f"{option}-{digest}{Path(path).suffix}"
         files[name] = Path(path)
-        words += [f"--{option}", f"runs/{name}"]
+        words += [f"--{option}", f"runs/{name}{rest}"]
     return Job(
         name=getattr(args, "name", None) or Path(args.program).stem,
         program=args.program,
@@ -105,6 +105,14 @@ def job(args: argparse.Namespace) -> Job:
         folder=args.submit,
         address=args.address,
     )
+
+
+def _file(option: str, value: str | None) -> tuple[str | None, str]:
+    """(the file that an option names, what follows it in its word); of another value (None, "")."""
+    if option == "network":
+        path, colon, factory = (value or "").rpartition(":")
+        return (path, colon + factory) if path.endswith(".py") else (None, "")
+    return (None, "") if option == "weights" and value in ("none", "default") else (value, "")
 
 
 def _check_there(option: str, value: str | None) -> None:

@@ -34,6 +34,7 @@ from mollify_sweeps.evaluation.evaluator import Measurement
 from mollify_sweeps.evaluation.images import test_data
 from mollify_sweeps.evaluation.options import SOURCES, Place, TestOptions
 from mollify_sweeps.plan import runs, settle
+from mollify_sweeps.plan.base import said, started
 from mollify_sweeps.plan.options import RecipeOptions, Running
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.plan.sweep import Sweep
@@ -163,16 +164,15 @@ def _runs(options: Reproduction, name: str) -> list[Run]:
 
 def _settings(training: RecipeOptions) -> dict[str, Any]:
     """What the user sets for all runs."""
-    settings = training.given("network", "epochs", "batch_size", "train_fraction", "image_size", "background")
-    return settings | settle.given(
-        training.settings, {"dataset": "--data", "seed": "--seed", "background": "--background"}
-    )
+    elsewhere = {"dataset": "--data", "seed": "--seed", "background": "--background"}
+    return training.given("image_size", "background") | said(training, elsewhere)
 
 
 def _sweep(options: Reproduction, name: str, wanted: Sequence[Run]) -> Sweep:
     """The sweep of all runs for one data set."""
     spec = options.running.data.spec(name, options.training.image_size, options.training.background)
-    base: Recipe = grids.base(options.grid, spec, options.protocol).with_(_settings(options.training))
+    settings = _settings(options.training)
+    base = started(grids.base(options.grid, spec, options.protocol).with_(settings), spec, settings)
     for run in wanted:
         base.with_(run.settings)  # a setting that cannot be is told now, not in a trial
     return _settled(options, base, spec, wanted, range(options.seed, options.seed + options.seeds), _prefix(options))

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from mollify_core import given
 from mollify_core.errors import MollifyError, SweepError, first_line
 from mollify_sweeps.cluster.connection import NAMESPACE, connect
 from mollify_sweeps.driver.publishing import RunningPage
@@ -193,6 +194,9 @@ class Tuning:
         started = Started(
             sweep.command.program, sweep.command.words, os.getcwd(), socket.gethostname(), sweep.setup.total
         )
+        for file, (sha256, suffix) in given.of(sweep.base.model).items():  # workers elsewhere, and readers, need them
+            if (content := given.get(sha256, suffix)) is not None:
+                sweep.store.write(file, content)
         sweep.store.write(SWEEP, dataclasses.replace(description, started=started).to_json())
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._tune, args=(sweep, setup, shards), daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mollify_core.datasets.options import DataOptions
 from mollify_core.hiding import hidden
@@ -120,12 +121,17 @@ class RecipeOptions:
     """What the trials of a sweep train, as far as the user says; what is None is left to recipe, preset or data set.
 
     Attributes:
+        network: a name, or a network of one's own, FILE.py:FACTORY or MODULE:FACTORY.
+        network_kwargs: "NAME=VALUE" of its further arguments.
+        weights: "none", "default" or a file, from which it starts.
         image_size: of a folder's images.
         background: what shows where these are transparent.
         settings: "NAME=VALUE" of any other settings of the recipe.
     """
 
     network: str | None = None
+    network_kwargs: tuple[str, ...] | None = None
+    weights: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
     train_fraction: float | None = None
@@ -133,7 +139,7 @@ class RecipeOptions:
     settings: tuple[str, ...] = ()
     background: str | None = None
 
-    def given(self, *names: str) -> dict[str, str | int | float]:
+    def given(self, *names: str) -> dict[str, Any]:
         """Those of the named settings that the user has given."""
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 

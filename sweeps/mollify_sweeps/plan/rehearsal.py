@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mollify_core import program, stream
+from mollify_core import networks, program, stream
 from mollify_core.checkpoint import KEEP
 from mollify_core.classifier import build_network
 from mollify_core.datasets import DatasetSpec, ImageSet, Prepared
@@ -146,8 +146,7 @@ def _per_image(recipe: Recipe, sample: ImageSet, spec: DatasetSpec, threads: int
 
 def checkpoint_bytes(recipe: Recipe, spec: DatasetSpec) -> int:
     """What one trial keeps: weights and momentum, of the last checkpoints."""
-    with torch.device("meta"):
-        network = build_network(recipe, spec.classes, spec.image_shape)
+    network = build_network(recipe, spec.classes, spec.image_shape, networks.outline)
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     momentum = sum(p.numel() * 4 for p in network.parameters()) if recipe.optim.momentum else 0
     return KEEP * (weights + momentum)

@@ -21,20 +21,20 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.matching.strength import check_strength
 from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.validation import check_objectives
+from mollify_core.networks import is_builtin
 from mollify_core.networks.contract import check_network
-from mollify_core.networks.libraries import is_foreign
-from mollify_core.presets import preset
-from mollify_core.recipe import Recipe, parse_setting
+from mollify_core.networks.weights import NONE
+from mollify_core.recipe import Recipe
 from mollify_core.steps import check_steps
 from mollify_core.training_data import check_feed, split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
 from mollify_sweeps.plan import packing, rehearsal
+from mollify_sweeps.plan.base import base_recipe, with_defaults
 from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
 from mollify_sweeps.plan.placement import growing, place
 from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.storage.store import STUDY, Store
 from mollify_sweeps.study import methods, space
-from mollify_sweeps.study.budget import UNBOUNDED
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.pruning import PRUNERS
@@ -42,20 +42,8 @@ from mollify_sweeps.study.reading import told_of
 from mollify_sweeps.study.sampling import SAMPLERS
 from mollify_sweeps.study.setup import Setup
 
-_ELSEWHERE = {"dataset": "--dataset", "image_size": "--image-size", "background": "--background"}  # than --set
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_POINTS = 10_000  # of a grid: nobody visits more, and part of a grid is but a costly random search
-# Where a search starts, by data set: what a person would pick for a first sweep on the hardware that suits the set.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"network": "resnet20", "epochs": 12, "batch_size": 32, "lr": 0.05, "trials": 10},
-}
-_OTHER = {"network": "presnet18", "epochs": 30, "batch_size": 128, "trials": 60}
-# What a search sets otherwise than version 0.1 did. Half of the validation images only judge. Of digits, which are too
-# easy for any method to matter, few are fitted, by a small network: a task that a laptop answers in minutes.
-_SEARCH: dict[str, Any] = {"judging_fraction": 0.5}
-_SEARCHES: dict[str, dict[str, Any]] = {
-    "digits": {**_SEARCH, "network": "resnet8", "epochs": 8, "validation_fraction": 0.3, "train_fraction": 0.3},
-}
 
 
 def search(options: Search) -> Sweep:
@@ -64,7 +52,7 @@ def search(options: Search) -> Sweep:
     Raises:
         MollifyError: something is wrong; one sentence.
     """
-    base, trials, spec = _base_recipe(options)
+    base, trials, spec = base_recipe(options)
     objectives = check_objectives(options.objectives, kept=True)
     _check_search(options, objectives)
     _check_seeds(base, options.confirm)
@@ -75,7 +63,7 @@ def search(options: Search) -> Sweep:
     if kept is not None:
         return kept
     check_objectives(objectives)
-    base = _searched(options, base)
+    base = with_defaults(options, base)
     side = spec.image_shape[-1]
     searched = space.load(options.space, base, side) if options.space else methods.built_in(names, base, side)
     base = space.applied(searched, base)
@@ -97,16 +85,6 @@ def search(options: Search) -> Sweep:
         name=options.name,
         budget=options.budget,
     )
-
-
-def _searched(options: Search, base: Recipe) -> Recipe:
-    """The recipe that the trials of a search vary; what the user has said stays as it is."""
-    training = options.training
-    said = {item.partition("=")[0] for item in training.settings} | training.given(
-        "network", "epochs", "train_fraction"
-    ).keys()
-    known = _SEARCH if options.recipe or options.preset else _SEARCHES.get(base.data.dataset, _SEARCH)
-    return base.with_({name: value for name, value in known.items() if name not in said})
 
 
 def _kept(options: Search, base: Recipe, prepared: Prepared) -> Sweep | None:
@@ -182,8 +160,9 @@ def sweep(
     fit, validation = split_rows(prepared.labels("train"), base, prepared)
     _check_fit(base, searches, prepared.spec, len(fit), range(placement.workers.least, placement.workers.most + 1))
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
-    if is_foreign(base.model.network):
-        check_network(base, sample.images, prepared.spec.classes)
+    new_layer = ""
+    if base.model.weights != NONE or not is_builtin(base.model.network):
+        new_layer = check_network(base, sample.images, prepared.spec.classes)
     if pack:
         packed = packing.choose(base, sample, prepared.spec, cores(), len(fit), len(validation))
         placement = packing.placed(packed, nodes, running.resources, trials)
@@ -222,6 +201,7 @@ def sweep(
         placement=placement,
         seconds=seconds,
         checkpoint_bytes=checkpoint_bytes,
+        new_layer=new_layer,
         fit=len(fit),
         validation=len(validation),
         command=running.command.shown,
@@ -281,58 +261,10 @@ def _description(base: Recipe, prepared: Prepared, searches: Sequence[methods.Se
 def default_name(base: Recipe, identity: dict[str, Any]) -> str:
     """Made of the settings, so that the same command finds its sweep again and another one never does."""
     identity = {key: value for key, value in identity.items() if key != "feed"}  # --feed auto finds it again
+    base = base.with_(network_sha256="", weights_sha256="")  # a file that changed is refused, not another sweep
     settled = json.dumps({**identity, "base_recipe": base.hash}, sort_keys=True)
     digest = hashlib.sha256(settled.encode()).hexdigest()[:6]
     return f"{base.data.dataset}-{re.sub('[^A-Za-z0-9_-]', '-', base.model.network)[:40]}-{digest}"
-
-
-def _base_recipe(options: Search) -> tuple[Recipe, int, DatasetSpec]:
-    """The recipe that trials vary, the number of trials, and what the data set is."""
-    if options.recipe and options.preset:
-        raise ConfigError("Expected --recipe or --preset, but got both")
-    recipe = Recipe.from_file(options.recipe) if options.recipe else Recipe()
-    training = options.training
-    size = recipe.data.image_size if training.image_size is None else training.image_size
-    background = recipe.data.background if training.background is None else training.background
-    spec = options.running.data.spec(options.dataset, size, background)
-    defaults = dict(_DEFAULTS.get(spec.name, _OTHER))
-    default_trials = defaults.pop("trials")
-    trials = (default_trials if options.budget is None else UNBOUNDED) if options.trials is None else options.trials
-    if not options.recipe:
-        recipe = recipe.with_(
-            dataset=spec.name, augment=spec.augment, validation_fraction=spec.validation_fraction, **defaults
-        )
-    elif recipe.data.dataset != spec.name:
-        raise ConfigError(
-            f"Recipe {options.recipe!r} is for {recipe.data.dataset!r}, but got --dataset {options.dataset}"
-        )
-    recipe = recipe.with_(image_size=size, background=background)
-    if options.preset:
-        recipe = recipe.with_(preset(options.preset))
-    recipe = recipe.with_(training.given("network", "epochs", "batch_size", "train_fraction"))
-    if options.seed is not None:
-        recipe = recipe.with_(seed=options.seed)
-    for name, value in given(training.settings, _ELSEWHERE).items():
-        recipe = recipe.with_({name: value})
-    return recipe, trials, spec
-
-
-def given(items: Sequence[str], elsewhere: dict[str, str]) -> dict[str, Any]:
-    """The settings that `--set NAME=VALUE` gives.
-
-    Args:
-        items: the words.
-        elsewhere: setting -> the option that gives it instead.
-    """
-    settings = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals:
-            raise ConfigError(f"Expected --set NAME=VALUE, but got {item!r}")
-        if name in elsewhere:
-            raise ConfigError(f"Expected {elsewhere[name]}, but got --set {name}=…")
-        settings[name] = parse_setting(name, text)
-    return settings
 
 
 def _check_search(options: Search, objectives: tuple[str, ...]) -> None:

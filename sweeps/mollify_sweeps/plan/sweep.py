@@ -27,6 +27,7 @@ class Sweep:
         placement: who runs where.
         seconds: estimated training time of one full trial, or None.
         checkpoint_bytes: what one trial keeps.
+        new_layer: the layer that the weights from which training starts leave new; "" where there is none.
         fit, validation: number of images.
         command: that made it, without a password.
         data_flags: the words that tell another program where its data is.
@@ -42,6 +43,7 @@ class Sweep:
     placement: Placement
     seconds: float | None
     checkpoint_bytes: int
+    new_layer: str
     fit: int
     validation: int
     command: Command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from mollify_core import precision
 from mollify_core.datasets.about import described, leaks
 from mollify_core.datasets.shards import Sharded
 from mollify_core.datasets.split import judging_rows
+from mollify_core.foreign import clean
 from mollify_core.hiding import hidden
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
+from mollify_core.networks.weights import DEFAULT, NONE
 from mollify_core.steps import joining
 from mollify_core.training_data import split_rows
 from mollify_sweeps.display.console import styled
@@ -24,6 +27,22 @@ from mollify_sweeps.plan.sweep import Sweep
 from mollify_sweeps.study import budget
 from mollify_sweeps.study.database import finished
 from mollify_sweeps.study.ledger import Ledger
+
+
+def _start(sweep: Sweep) -> Iterator[str]:
+    """What a network is made of that is not this package's, from what it starts, and how it is tuned."""
+    model, optim = sweep.base.model, sweep.base.optim
+    if model.network_sha256:
+        yield f"its code: sha256 {model.network_sha256[:12]}…, a copy goes with the sweep"
+    if model.weights != NONE:
+        what = "the weights that its library has published" if model.weights == DEFAULT else f"weights {model.weights}"
+        stays = f"; {sweep.new_layer}, which they lack in this size, is new" if sweep.new_layer else ""
+        scaling = sweep.base.data.scaling
+        yield f"starts from {what} (sha256 {model.weights_sha256[:12]}…){stays}; images scaled as {scaling!r}"
+    if optim.frozen_epochs or optim.head_lr_factor != 1 or optim.frozen_bn:
+        parts = [f"the last layer alone for {optim.frozen_epochs} epochs"] if optim.frozen_epochs else []
+        parts += [f"its learning rate times {optim.head_lr_factor:g}"] if optim.head_lr_factor != 1 else []
+        yield "; ".join([*parts, *["BatchNorm keeps its statistics"] * optim.frozen_bn])
 
 
 def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str = "") -> None:
@@ -78,6 +97,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     if not place.gpus and sweep.address is None and precision.used(computed, torch.device("cpu")) != computed:
         computed = "float32 (this CPU has no units for bf16)"
     table.add_row("each", f"{base.model.network}, up to {base.optim.epochs} epochs, {computed}")
+    for line in _start(sweep):
+        table.add_row("", clean(line, 200, ""))
     if searching:
         shared = [n for n in setup.searched if all(n in search.space.searched for search in setup.searches)]
         table.add_row("search", f"{setup.description.sampler} over {', '.join(shared)}")

@@ -251,6 +251,11 @@ def check_same(study: Ledger, description: Description) -> None:
         raise ConfigError(f"Study {study.name!r} was not made by mollify; give the sweep another --name")
     check_numbers(study.get_trials())
     different = differences(known, description)
+    if different == ["base_recipe"] and (file := _changed_file(known, description)):
+        raise ConfigError(
+            f"{file} has changed since sweep {study.name!r} began; put the old one back to continue it (a copy is in "
+            "its folder), or start a new one with another --name"
+        )
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space", "feed": "--feed"}
         what = " and ".join(words.get(k, k) for k in different)
@@ -258,6 +263,15 @@ def check_same(study: Ledger, description: Description) -> None:
             f"Sweep {study.name!r} exists with another {what}; repeat its own settings to continue it, "
             f"or start a new one with another --name"
         )
+
+
+def _changed_file(known: Description, other: Description) -> str:
+    """The name of the file, of a network's code or of weights, in whose content alone two base recipes differ."""
+    old, new = (Recipe.from_dict(description.base_recipe) for description in (known, other))
+    for name, sha256 in (("network", "network_sha256"), ("weights", "weights_sha256")):
+        if old.with_({sha256: ""}) == new.with_({sha256: ""}):
+            return f"The {'code' if name == 'network' else 'file'} of {name} {shown(new.get(name))}"
+    return ""
 
 
 def differences(known: Description, other: Description) -> list[str]:

@@ -21,7 +21,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from mollify_core import checkpoint, precision
+from mollify_core import checkpoint, given, precision
 from mollify_core.errors import ConfigError, MollifyError, NonFiniteLossError, Preempted, StorageError, first_line
 from mollify_core.recipe import Recipe
 from mollify_core.training import Stop, Training
@@ -135,6 +135,8 @@ class Trial:
         try:
             patience = self.store.patience(tell)
             patience(self.store.open, self.stop)
+            for file in given.of(self.recipe.model).items():
+                patience(functools.partial(self._fetch, *file), self.stop)
             images = data()
             state = self._newest_checkpoint(writer, len(begin["values"]), patience)
             training = Training(self.recipe, images, self.worker, state, begin["accumulate"])
@@ -209,6 +211,13 @@ class Trial:
             self.study.complete(self.number, attrs, metrics)
         else:
             self.study.prune(self.number, attrs)
+
+    def _fetch(self, name: str, file: tuple[str, str]) -> None:
+        """Brings a file that the recipe names to this machine, from where the driver has put it."""
+        if given.get(*file) is None:
+            content = Store(self.setup.storage).read(name)
+            if content is not None:
+                given.put(content, file[1])
 
     def _newest_checkpoint(self, writer: Writer, known: int, patience: Patience) -> checkpoint.Checkpoint | None:
         """The same checkpoint on every worker: rank 0 finds the newest good one, the others load it too.

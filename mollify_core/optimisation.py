@@ -1,0 +1,89 @@
+"""Which layers learn, when, and how fast; and the optimiser that does it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mollify_core.errors import ConfigError
+from mollify_core.networks.weights import head_of
+from mollify_core.recipe import Recipe
+
+
+def check_tuning(recipe: Recipe, network: nn.Module, outputs: int) -> None:
+    """Checks that the network has a last layer where a recipe treats it otherwise than the others.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if (recipe.optim.frozen_epochs or recipe.optim.head_lr_factor != 1) and not head_of(network, outputs):
+        raise ConfigError(
+            f"Expected a last layer with {outputs} outputs in {recipe.model.network} for frozen_epochs or "
+            "head_lr_factor, but it has none"
+        )
+
+
+def optimizer(recipe: Recipe, network: nn.Module, outputs: int) -> torch.optim.Optimizer:
+    """The recipe's optimiser; the last layer has a group of its own where it learns at another rate."""
+    config = recipe.optim
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    groups: Any = network.parameters()
+    if config.head_lr_factor != 1:
+        body, head = _split(network, outputs)
+        groups = [{"params": body}, {"params": head}]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **shared)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **shared)
+
+
+def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
+    """Cosine decay per epoch from `lr` towards `final_lr`, as both papers' code does, after a linear warm-up.
+
+    Args:
+        recipe: its `optim` section counts.
+        epoch: epoch index, from 0.
+        share: part of the epoch that is done after this step, in (0, 1]; matters during warm-up only.
+    """
+    config = recipe.optim
+    if epoch < config.warmup_epochs:
+        return config.lr * (epoch + share) / config.warmup_epochs
+    done = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+    return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_rate(recipe: Recipe, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of a step."""
+    for index, group in enumerate(optimizer.param_groups):
+        group["lr"] = rate * (recipe.optim.head_lr_factor if index else 1)
+
+
+def is_frozen(recipe: Recipe, epoch: int) -> bool:
+    """Whether the last layer learns alone in an epoch (index, from 0)."""
+    return epoch < recipe.optim.frozen_epochs
+
+
+def set_learning(recipe: Recipe, network: nn.Module, outputs: int, epoch: int) -> None:
+    """Says which parameters have gradients in an epoch."""
+    if recipe.optim.frozen_epochs:
+        for parameter in _split(network, outputs)[0]:
+            parameter.requires_grad_(not is_frozen(recipe, epoch))
+
+
+def train_mode(recipe: Recipe, network: nn.Module, epoch: int) -> None:
+    """Puts a network into training mode, but for the BatchNorm whose statistics stay in this epoch."""
+    network.train()
+    if recipe.optim.frozen_bn or is_frozen(recipe, epoch):
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def _split(network: nn.Module, outputs: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(the parameters of the body, those of the last layer)."""
+    head = f"{head_of(network, outputs)}."
+    named = list(network.named_parameters())
+    return [p for n, p in named if not n.startswith(head)], [p for n, p in named if n.startswith(head)]
