@@ -32,8 +32,9 @@ def build_network(
         make: `networks.build`, by default; or `networks.outline`, which takes no memory.
     """
     model, outputs = recipe.model, labels.outputs(classes, recipe.mollify.label_mode)
-    how = {"given": model.network_kwargs, "sha256": model.network_sha256}
-    return (make or networks.build)(model.network, outputs, image_shape, final_bn=model.final_bn, published=model.published, **how)
+    options = {"final_bn": model.final_bn, "published": model.published}
+    given = {"given": model.network_kwargs, "sha256": model.network_sha256}
+    return (make or networks.build)(model.network, outputs, image_shape, **options, **given)
 
 
 def start_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
