@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,9 @@ def build_network(
         make: `networks.build`, by default; or `networks.outline`, which takes no memory.
     """
     model, outputs = recipe.model, labels.outputs(classes, recipe.mollify.label_mode)
-    options = {"final_bn": model.final_bn, "published": model.published}
-    given = {"given": model.network_kwargs, "sha256": model.network_sha256}
-    return (make or networks.build)(model.network, outputs, image_shape, **options, **given)
+    how: dict[str, Any] = {"given": model.network_kwargs, "sha256": model.network_sha256}
+    how |= {"final_bn": model.final_bn, "published": model.published}
+    return (make or networks.build)(model.network, outputs, image_shape, **how)
 
 
 def start_network(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, str]:

@@ -28,11 +28,14 @@ def check_tuning(recipe: Recipe, network: nn.Module, outputs: int) -> None:
 
 
 def optimizer(recipe: Recipe, network: nn.Module, outputs: int) -> torch.optim.Optimizer:
-    """The recipe's optimiser; the last layer has a group of its own where it learns at another rate."""
+    """The recipe's optimiser; the last layer has a group of its own where it learns at another rate or begins alone.
+
+    Fused SGD takes momenta of all of a group's parameters or of none.
+    """
     config = recipe.optim
     shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     groups: Any = network.parameters()
-    if config.head_lr_factor != 1:
+    if config.head_lr_factor != 1 or config.frozen_epochs:
         body, head = _split(network, outputs)
         groups = [{"params": body}, {"params": head}]
     if config.optimizer == "adamw":

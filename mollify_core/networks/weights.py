@@ -5,6 +5,7 @@ They are kept as safetensors under their sha256, see `mollify_core.given`; a rec
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,7 @@ NONE, DEFAULT = "none", "default"
 _WHAT = "weights as safetensors or a state dict"
 _SUFFIX = ".safetensors"
 _WRAPPED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "net")  # where training scripts put it
-_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+_PREFIX = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel and torch.compile
 
 
 def named(
@@ -82,7 +83,7 @@ def read(path: Any) -> dict[str, Tensor]:
             break
     if not isinstance(tree, Mapping) or not tree or not all(isinstance(v, Tensor) for v in tree.values()):
         raise DataError(f"Expected {_WHAT} in {said}, but it holds something else")
-    return {_plain(str(name)): tensor for name, tensor in tree.items()}
+    return {_PREFIX.sub("", str(name)): tensor for name, tensor in tree.items()}
 
 
 def load(network: nn.Module, sha256: str, outputs: int, name: str) -> str:
@@ -129,12 +130,6 @@ def head_of(network: nn.Module, outputs: int) -> str:
     named = [(name, vars(m)["_parameters"].get("weight")) for name, m in network.named_modules()]
     heads = [name for name, weight in named if weight is not None and weight.ndim > 1 and len(weight) == outputs]
     return heads[-1] if heads else ""
-
-
-def _plain(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
 
 
 def _written(tensors: dict[str, Tensor]) -> bytes:

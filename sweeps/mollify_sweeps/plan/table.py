@@ -32,6 +32,8 @@ from mollify_sweeps.study.ledger import Ledger
 def _start(sweep: Sweep) -> Iterator[str]:
     """What a network is made of that is not this package's, from what it starts, and how it is tuned."""
     model, optim = sweep.base.model, sweep.base.optim
+    if model.network_kwargs:
+        yield f"with {', '.join(model.network_kwargs)}"
     if model.network_sha256:
         yield f"its code: sha256 {model.network_sha256[:12]}…, a copy goes with the sweep"
     if model.weights != NONE:
@@ -40,7 +42,8 @@ def _start(sweep: Sweep) -> Iterator[str]:
         scaling = sweep.base.data.scaling
         yield f"starts from {what} (sha256 {model.weights_sha256[:12]}…){stays}; images scaled as {scaling!r}"
     if optim.frozen_epochs or optim.head_lr_factor != 1 or optim.frozen_bn:
-        parts = [f"the last layer alone for {optim.frozen_epochs} epochs"] if optim.frozen_epochs else []
+        count = f"{optim.frozen_epochs} epoch{'s' * (optim.frozen_epochs > 1)}"
+        parts = [f"the last layer alone for {count}"] if optim.frozen_epochs else []
         parts += [f"its learning rate times {optim.head_lr_factor:g}"] if optim.head_lr_factor != 1 else []
         yield "; ".join([*parts, *["BatchNorm keeps its statistics"] * optim.frozen_bn])
 

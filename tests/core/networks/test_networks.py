@@ -4,7 +4,6 @@ import inspect
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mollify_core import networks
-from mollify_core.errors import ConfigError, DataError
+from mollify_core.errors import ConfigError
 from mollify_core.networks.nasnet import _drop_first
 from mollify_core.networks.registry import NETWORKS
 from places import FIXTURES
@@ -250,31 +249,6 @@ def test_final_bn_stands_before_the_pool():
     assert extra == 2 * 512
 
 
-def test_pretrained_weights_come_from_torchs_hub(tmp_path, monkeypatch):
-    """A file in the hub folder is used, all but its linear layer; no file or a damaged one is a DataError."""
-    from torchvision import models
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens on the discard port: no network
-    monkeypatch.delenv("no_proxy", raising=False)
-    with pytest.raises(DataError, match="Cannot download the ImageNet weights of resnet18"):
-        networks.build("tvresnet18", 7, (3, 32, 32), pretrained=True)
-    cached = tmp_path / "hub" / "checkpoints" / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
-    source = models.resnet18()
-    torch.save(source.state_dict(), cached)
-    net = networks.build("tvresnet18", 7, (3, 32, 32), pretrained=True)
-    assert net.fc.out_features == 7
-    own = net.state_dict()
-    assert all(torch.equal(own[k], v) for k, v in source.state_dict().items() if not k.startswith("fc."))
-    whole = cached.read_bytes()
-    for damaged in (b"not weights", whole[: len(whole) // 2], b""):
-        cached.write_bytes(damaged)
-        with pytest.raises(DataError, match=f"resnet18, but the file .*{tmp_path.name}.* is damaged"):
-            networks.build("tvresnet18", 7, (3, 32, 32), pretrained=True)
-    with pytest.raises(ConfigError, match="3 channels"):
-        networks.build("tvresnet18", 7, (1, 32, 32), pretrained=True)
-
-
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
@@ -301,7 +275,7 @@ def test_declared_options_are_those_of_the_factories():
 
 
 def test_a_switch_that_is_off_suits_every_network():
-    assert on_meta("resnet20", 10, (3, 32, 32), final_bn=False, published=False, pretrained=False) is not None
+    assert on_meta("resnet20", 10, (3, 32, 32), final_bn=False, published=False) is not None
 
 
 def run_as_main(monkeypatch, *args):
@@ -312,7 +286,7 @@ def run_as_main(monkeypatch, *args):
 
 
 def test_command_line_table(monkeypatch, capsys):
-    assert run_as_main(monkeypatch, "--classes", "100", "--side", "24") == 0
+    assert run_as_main(monkeypatch, "--classes", "100", "--image-size", "24") == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
     assert set(rows) == {n for n in networks.NAMES if not n.startswith("tvresnet")}
     assert rows["presnet50"][0] == "23,693,476"

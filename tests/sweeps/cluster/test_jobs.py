@@ -56,9 +56,24 @@ def test_the_command_is_the_same_less_what_says_where_it_runs(tmp_path: Path) ->
     assert job(args).words != words
 
 
+def test_a_networks_code_and_weights_go_along(tmp_path: Path) -> None:
+    code, weights = tmp_path / "net.py", tmp_path / "w.safetensors"
+    code.write_text("def net(num_classes): ...\n")
+    weights.write_bytes(b"weights")
+    made = job(arguments("--network", f"{code}:net", "--network-kwargs", "width=2", "--weights", str(weights)))
+    names = list(made.files)
+    assert list(made.files.values()) == [code, weights]
+    sent = ["--network", f"runs/{names[0]}:net", "--weights", f"runs/{names[1]}", "--address", "auto"]
+    assert list(made.words[4:]) == ["--network-kwargs", "width=2", *sent]
+    plain = job(arguments("--network", "timm/resnet18", "--weights", "default"))
+    assert list(plain.words[4:8]) == ["--network", "timm/resnet18", "--weights", "default"]
+    assert not plain.files
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
+        (["--network", "/nowhere/net.py:net"], "Cannot read --network '/nowhere/net.py'"),
         (["--storage", "runs"], "--storage with --submit to be a path from /"),
         (["--storage", "../nfs"], "--storage"),
         (["--data-dir", "data"], "--data-dir"),

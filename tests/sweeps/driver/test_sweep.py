@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 from optuna.trial import TrialState
 
 from mollify_core import checkpoint
@@ -301,6 +302,53 @@ def test_two_workers_a_trial(tmp_path, monkeypatch, rays):
     logs = rays.glob("ray/session_2*/logs/worker-*.err")
     assert sum(":actor_name:RayTrainWorker" in log.read_text(errors="replace") for log in logs) == 2
     assert not [path for name in ("trial-*", "group-*", "mollify-*") for path in (tmp_path / "tmp").glob(name)]
+
+
+NETWORK = """
+from torch import nn
+
+
+def net(num_classes, width=8):
+    head = nn.Linear(width, num_classes)
+    body = [nn.Conv2d(3, width, 3, 2), nn.GroupNorm(2, width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*body, head)
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_from_weights_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Killed and continued; its code and weights lie beside the sweep.
+
+    A machine that does not know the code runs it only when told to.
+    """
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NETWORK)
+    scope: dict = {}
+    exec(NETWORK, scope)
+    safetensors.torch.save_file(scope["net"](7).state_dict(), "w.safetensors")
+    argv = ["--dataset", "digits", "--trials", "4", "--epochs", "3", "--train-fraction", "0.1", "--name", "s"]
+    argv += ["--network", "./net.py:net", "--network-kwargs", "width=8", "--weights", "w.safetensors"]
+    argv += ["--set", "frozen_epochs=1", "--set", "validation_fraction=0.05", "--max-concurrent", "1"]
+    process = start(tmp_path, *argv)
+    wait_for(tmp_path / "runs/s/study.sqlite", in_mid_trial(after=0), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    out = finish(start(tmp_path, *argv))
+    starts = ("starts from weights w.safetensors", "5, which they lack", "the last layer alone for 1 epoch")
+    for line in ("net.py:net, up to 3 epochs", "with width=8", "its code: sha256", *starts):
+        assert line in out
+    assert Path("runs/s/network.py").read_text() == NETWORK
+    monkeypatch.setenv("MOLLIFY_CACHE", str(tmp_path / "elsewhere"))
+    best, tail = "runs/s/report/best_recipe.json", ["--threads", "1", "--out", "alone"]
+    assert train_main([best, *tail]) == 2
+    assert "--network-code net.py" in capsys.readouterr().err
+    assert train_main([best, *tail, "--network-code", "runs/s/network.py"]) == 2
+    assert "name their file by --weights" in capsys.readouterr().err
+    assert train_main([best, *tail, "--weights", "runs/s/weights.safetensors"]) == 0
+    assert "equal to the sweep's trial" in capsys.readouterr().out
+    Path("net.py").write_text(NETWORK + "\n")
+    out = finish(start(tmp_path, *argv), code=2)
+    assert "The code of network 'net.py:net' has changed since sweep 's' began" in out
 
 
 @pytest.mark.slow
