@@ -62,9 +62,9 @@ def _built(recipe: Recipe, classes: int, shape: tuple[int, int, int]) -> tuple[n
 
 def _check_equal(name: str, one: nn.Module, other: nn.Module) -> None:
     first, second = one.state_dict(), other.state_dict()
-    different = [key for key, value in first.items() if not torch.equal(value, second.get(key, value[:0]))]
+    different = [key for key in first.keys() & second.keys() if not torch.equal(first[key], second[key])]
     if first.keys() != second.keys() or different:
-        what = different[0] if different else "its parameters"
+        what = min(different) if different else "its parameters"
         raise ConfigError(
             f"Expected {name} to be the same when it is built twice from one seed, but {what} differs: it draws from a "
             "generator other than PyTorch's"

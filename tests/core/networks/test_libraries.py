@@ -107,6 +107,11 @@ def test_a_network_that_breaks_the_contract_is_one_sentence(what, said, digits, 
     assert "\n" not in str(raised.value)
 
 
+def test_a_network_with_batch_norm_keeps_the_contract(digits):
+    images = digits.tensors("train").images[:9]
+    assert check_network(Recipe().with_(network="torchvision/resnet18", dataset="digits"), images, 10) == ""
+
+
 @pytest.mark.parametrize(
     ("name", "given"),
     [("timm/vit_tiny_patch16_224", TINY_VIT), ("timm/test_convnext", ("drop_path_rate=0.3",))],
