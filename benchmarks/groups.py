@@ -99,7 +99,7 @@ def run_documented(workers: int) -> None:
 
 
 def main() -> None:
-    from mollify_sweeps.cluster.connection import cores
+    from mollify_core.granted import cores
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of both sides")

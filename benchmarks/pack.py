@@ -11,9 +11,9 @@ import statistics
 
 import torch
 
+from mollify_core import granted
 from mollify_core.datasets import prepare
 from mollify_core.recipe import Recipe
-from mollify_sweeps.cluster import connection
 from mollify_sweeps.plan import packing
 
 ROUNDS = 5
@@ -21,7 +21,7 @@ CASES = [(network, batch) for network in ("resnet8", "resnet20") for batch in (8
 
 
 def main() -> None:
-    cores = connection.cores()
+    cores = granted.cores()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prepared = prepare("digits")
     for network, batch in CASES:

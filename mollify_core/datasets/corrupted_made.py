@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
 
+from mollify_core import granted
 from mollify_core.corruptions import frost, suite
 from mollify_core.corruptions.benchmark import CORRUPTIONS, SEVERITIES, CorruptedSet
 from mollify_core.corruptions.draws import CHUNK
@@ -79,7 +79,7 @@ def make(
     if missing := _missing(folder, chosen, photographs):
         with storage(folder), locked(folder.with_name(f".{folder.name}.lock")):
             missing = _missing(folder, chosen, photographs)  # another process may have been first
-            _make(images.images, folder, missing, seed, photographs, threads or joblib.cpu_count(), progress)
+            _make(images.images, folder, missing, seed, photographs, threads or granted.cores(), progress)
             missing = _missing(folder, chosen, photographs)
     if missing:
         raise StorageError(f"Cannot read back {', '.join(missing)} from {str(folder)!r}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mollify_core import granted
 from mollify_core.datasets.download import Progress
 from mollify_core.datasets.files import Files, quoted
 from mollify_core.datasets.images import decode, reporting, scaled
@@ -106,11 +107,11 @@ def folder_spec(
     """
     listed = Listed.of(path)
     need = 3 * side**2 * sum(len(part) for part in listed.rows.values())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = granted.memory()
     if need > memory and feed == "resident":
         raise ConfigError(
-            f"Expected images that fit into the {memory / 1e9:.0f} GB of this machine, but those of {quoted(path)} at "
-            f"{side} pixels take {need / 1e9:.0f} GB; --feed stream needs no such memory"
+            f"Expected images that fit into the {memory / 1e9:.0f} GB that may be used here, but those of {quoted(path)} "
+            f"at {side} pixels take {need / 1e9:.0f} GB; --feed stream needs no such memory"
         )
     return DatasetSpec(
         name=name,
@@ -323,12 +324,12 @@ def _flow(
 
     def chunks() -> Iterator[Chunk]:
         found: set[str] = set()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(granted.cores()) as pool:
             for split, part in parts.items():
                 blocks = [part[start : start + _BLOCK] for start in range(0, len(part), _BLOCK)]
                 done = 0
                 with reporting(progress, f"{name}: {split}") as callback:
-                    for images, labels, files, bad in ahead(pool, load, blocks, 4 * (os.cpu_count() or 1)):
+                    for images, labels, files, bad in ahead(pool, load, blocks, 4 * granted.cores()):
                         found |= set(bad)
                         done += len(labels) + len(bad)
                         if callback is not None:

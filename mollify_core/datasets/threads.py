@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from mollify_core import granted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,7 +21,7 @@ def in_threads(function: Callable[[Sequence[T]], R], items: Sequence[T], block: 
 
     After an error, or when the caller stops, what has not begun never does.
     """
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(granted.cores())
     try:
         yield from pool.map(function, [items[i : i + block] for i in range(0, len(items), block)])
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +38,13 @@ LIMIT = ("--time=2", "--signal=B:USR1@70")  # SLURM counts limits in minutes
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with slurm(tmp_path_factory.mktemp("slurm")) as cluster:
-        yield cluster
+def cluster() -> Iterator[Slurm]:
+    folder = Path(tempfile.mkdtemp(prefix="mollify-slurm-"))  # munge's own user reaches none of pytest's
+    try:
+        with slurm(folder) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(cluster: Slurm, log: Path, *argv: str, sbatch: tuple[str, ...] = ()) -> str:

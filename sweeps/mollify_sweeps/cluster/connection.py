@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import mollify_sweeps
+from mollify_core import granted
 from mollify_core.errors import ConfigError, first_line
 from mollify_core.foreign import expanded, shown
 from mollify_sweeps.cluster import environment
 
 LOOPBACK = "127.0.0.1"
 NAMESPACE = "mollify"  # of our actors in Ray
+_STORE_SHARE = 0.3  # of memory that is the object store's, as is Ray's own default
 _SOCKET = 107  # bytes of a Unix socket's path, by Linux; macOS has fewer
 _INSIDE = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 
@@ -52,8 +54,10 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that failed or died is told by the study
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"address": "local", "num_cpus": cores(), "num_gpus": torch.cuda.device_count()}
+        options |= {"address": "local", "num_cpus": granted.cores(), "num_gpus": torch.cuda.device_count()}
         options |= {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
+        if (memory := granted.memory()) < granted.installed():  # Ray looks at the whole machine, but for a container
+            options["object_store_memory"] = int(_STORE_SHARE * memory)
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray had been imported before
         (token := expanded("~/.ray/auth_token")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     else:
@@ -116,10 +120,3 @@ def cluster_nodes(address: str) -> list[Node]:
 
     found = [n["Resources"] for n in ray.nodes() if n["Alive"]]
     return [Node(r.get("CPU", 0), r.get("GPU", 0)) for r in found]
-
-
-def cores() -> int:
-    """CPU cores that this process may use, also in a container."""
-    import joblib
-
-    return joblib.cpu_count()

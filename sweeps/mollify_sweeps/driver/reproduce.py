@@ -21,9 +21,9 @@ from rich.markdown import Markdown
 from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.datasets import DatasetSpec
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.granted import cores
 from mollify_core.measure.evaluation import LEVELS, cells, summarise
 from mollify_core.recipe import Recipe
-from mollify_sweeps.cluster.connection import cores
 from mollify_sweeps.comparison import grid_report, grids, tuning
 from mollify_sweeps.comparison.tuning import Tuned
 from mollify_sweeps.display.console import Terminal, styled

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from mollify_core import granted
 from mollify_core.datasets import DatasetSpec, ImageSet
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
@@ -190,4 +191,4 @@ def _free(gpu: bool) -> int:
     """Free bytes of the first GPU, or of this machine."""
     if gpu:
         return apart(torch.cuda.mem_get_info)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), granted.memory())

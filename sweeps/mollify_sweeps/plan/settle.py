@@ -18,6 +18,7 @@ from optuna.distributions import CategoricalDistribution
 from mollify_core import provenance
 from mollify_core.datasets import DatasetSpec, Prepared
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.granted import cores
 from mollify_core.matching.strength import check_strength
 from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.validation import check_objectives
@@ -27,7 +28,7 @@ from mollify_core.networks.weights import NONE
 from mollify_core.recipe import Recipe
 from mollify_core.steps import check_steps
 from mollify_core.training_data import check_feed, split_rows
-from mollify_sweeps.cluster.connection import Node, cluster_nodes, cores
+from mollify_sweeps.cluster.connection import Node, cluster_nodes
 from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.base import base_recipe, with_defaults
 from mollify_sweeps.plan.options import Confirm, Resources, Running, Search
