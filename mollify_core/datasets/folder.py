@@ -110,8 +110,8 @@ def folder_spec(
     memory = granted.memory()
     if need > memory and feed == "resident":
         raise ConfigError(
-            f"Expected images that fit into the {memory / 1e9:.0f} GB that may be used here, but those of {quoted(path)} "
-            f"at {side} pixels take {need / 1e9:.0f} GB; --feed stream needs no such memory"
+            f"Expected images that fit into the {memory / 1e9:.0f} GB that may be used here, but those of "
+            f"{quoted(path)} at {side} pixels take {need / 1e9:.0f} GB; --feed stream needs no such memory"
         )
     return DatasetSpec(
         name=name,

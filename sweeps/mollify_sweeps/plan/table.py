@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -135,12 +137,27 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
             f"about {duration(sweep.seconds)} a trial, at most {duration(total)} in all (with start and report{pruned})"
         )
         table.add_row("time", words)
+        if note := _jobs(total, time.time(), os.environ):
+            table.add_row("", note)
     need = sweep.checkpoint_bytes * left
     table.add_row("storage", f"{sweep.store.uri} (about {size(need)} more)")
     if sweep.command.environment:
         table.add_row("", f"as the environment says: {', '.join(sweep.command.environment)}")
     table.add_row("study", hidden(setup.description.study_url))
     console.print(table)
+
+
+def _jobs(seconds: float, now: float, environment: Mapping[str, str]) -> str:
+    """Into how many SLURM jobs of this one's length so many seconds go; "" where there is none, or it has no end."""
+    try:
+        start, end = (int(environment[f"SLURM_JOB_{name}_TIME"]) for name in ("START", "END"))
+    except (KeyError, ValueError):
+        return ""
+    job, left = environment.get("SLURM_JOB_ID", ""), end - now
+    if not end > max(start, now) or seconds <= left:
+        return f"job {job} of SLURM has {duration(left)} left" if left > 0 else ""
+    more = math.ceil((seconds - left) / (end - start))
+    return f"job {job} of SLURM has {duration(left)} left: {more} more like it, at most"
 
 
 def _feed(sweep: Sweep) -> str:
