@@ -41,11 +41,12 @@ from mollify_core.measure.validation import (
 )
 from mollify_core.mollification import schedule
 from mollify_core.normalise import Normalise
+from mollify_core.optimisation import learning_rate
 from mollify_core.presets import PLAIN
 from mollify_core.recipe import Recipe
 from mollify_core.steps import Parts, Steps, check_steps, joining, split
 from mollify_core.train import main as train_main
-from mollify_core.training import Training, learning_rate
+from mollify_core.training import Training
 from mollify_core.training_data import TrainingData, split_rows, training_data
 from mollify_core.worker import Worker
 

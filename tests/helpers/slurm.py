@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -64,15 +65,30 @@ class Slurm:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout.strip()
 
-    def state(self, job: str) -> str:
-        """As PENDING, RUNNING, COMPLETED, FAILED, CANCELLED or TIMEOUT."""
-        return self("sh", "-c", f"scontrol show job {job} | sed -n 's/.*JobState=\\([A-Z_]*\\).*/\\1/p'")
+    def _of(self, job: str, name: str) -> str:
+        found = re.search(rf"\b{name}=(\S+)", self("scontrol", "show", "job", job))
+        assert found
+        return found[1]
 
-    def wait(self, job: str, *states: str, timeout: float = 300) -> str:
-        """Waits until a job is in one of these states."""
+    def restarts(self, job: str) -> int:
+        """How often a job was started again."""
+        return int(self._of(job, "Restarts"))
+
+    def wait(self, job: str, *states: str, timeout: float = 300, hurry: bool = False) -> str:
+        """Waits until a job is in one of these states, as RUNNING, COMPLETED, FAILED, CANCELLED or TIMEOUT.
+
+        Args:
+            job: its number.
+            states: that are waited for.
+            timeout: in seconds.
+            hurry: a job that is requeued starts at once, not two minutes later.
+        """
         deadline = time.monotonic() + timeout
-        while (state := self.state(job)) not in states:
+        while (state := self._of(job, "JobState")) not in states:
             assert time.monotonic() < deadline, f"job {job} is {state}"
+            if hurry and state == "PENDING":
+                command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+                subprocess.run(command, env=self.env, capture_output=True, timeout=60)  # it may have started already
             time.sleep(0.5)
         return state
 
