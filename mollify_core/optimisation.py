@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mollify_core.errors import ConfigError
@@ -56,6 +57,51 @@ def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:
         return config.lr * (epoch + share) / config.warmup_epochs
     done = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
     return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Average:
+    """An exponential moving average of a network's weights and buffers; before the first step it is the network itself.
+
+    What PyTorch's `AveragedModel` computes, without its waits for the device: that keeps its count of steps in a
+    tensor, and averages integers, as BatchNorm's counts of batches, one by one. Its state is of the same form.
+
+    Args:
+        network: what is averaged, step by step.
+        decay: per step, in (0, 1).
+
+    Attributes:
+        module: the averaged network.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.module, self._decay, self._steps = copy.deepcopy(network).requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Takes in the weights after a step; the first ones are the average."""
+        own, new = _tensors(self.module), _tensors(network)
+        pairs = list(zip(own, new, strict=True))
+        mixed = [(a, b) for a, b in pairs if a.is_floating_point() and self._steps]
+        if mixed:
+            torch._foreach_lerp_([a for a, _ in mixed], [b for _, b in mixed], 1 - self._decay)
+        for a, b in pairs:
+            if not (a.is_floating_point() and self._steps):
+                a.copy_(b)
+        self._steps += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """By the names that `AveragedModel` gives."""
+        state = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        return {"n_averaged": torch.tensor(self._steps), **state}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises as `torch.nn.Module.load_state_dict` does, and a KeyError without a count of steps."""
+        self.module.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"})
+        self._steps = int(state["n_averaged"])
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def set_rate(recipe: Recipe, optimizer: torch.optim.Optimizer, rate: float) -> None:

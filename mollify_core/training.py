@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mollify_core import checkpoint, optimisation, rng
 from mollify_core.amount import IMAGES, mean_strength
@@ -99,10 +98,7 @@ class Training:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self._outputs = outputs(data.classes, recipe.mollify.label_mode)
         self.optimizer = optimisation.optimizer(recipe, self.network, self._outputs)
-        self.average: AveragedModel | None = None
-        if recipe.optim.ema:
-            update = get_ema_multi_avg_fn(recipe.optim.ema)
-            self.average = AveragedModel(self.network, multi_avg_fn=update, use_buffers=True)
+        self.average = optimisation.Average(self.network, recipe.optim.ema) if recipe.optim.ema else None
         self.epoch = 0
         self.progress: checkpoint.Progress | None = None  # of an epoch that was stopped
         if state is not None:
@@ -273,7 +269,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            self.average.update(self.network)
         loss, wrong = (torch.stack(values).sum() for values in zip(*results, strict=True))
         return loss, wrong
 
@@ -344,11 +340,12 @@ class Training:
     def state(self, **meta: Any) -> checkpoint.Checkpoint:
         """The state after the steps so far, copied to the CPU, so that training may go on while it is written."""
         optimizer = {
-            index: {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in state.items()}
+            index: {k: _on_cpu(v) if isinstance(v, Tensor) else v for k, v in state.items()}
             for index, state in self.optimizer.state_dict()["state"].items()
         }
-        model = _on_cpu(self.network.state_dict())
-        average = {} if self.average is None else _on_cpu(self.average.state_dict())
+        model = {name: _on_cpu(tensor) for name, tensor in self.network.state_dict().items()}
+        kept = {} if self.average is None else self.average.state_dict()
+        average = {name: _on_cpu(tensor) for name, tensor in kept.items()}
         known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
         known |= {"accumulate": self.parts.written, "feed": self.data.feed}
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
@@ -379,8 +376,8 @@ class Training:
         self.epoch, self.progress = state.epoch, state.progress
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _index(device: torch.device) -> int:

@@ -13,12 +13,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mollify_core import checkpoint, networks
 from mollify_core.classifier import keep_weights
 from mollify_core.errors import ConfigError, Preempted
 from mollify_core.networks.contract import check_network
 from mollify_core.networks.weights import head_of
+from mollify_core.optimisation import Average
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
 from mollify_core.training_data import TrainingData, training_data
@@ -110,6 +112,32 @@ def test_stopped_anywhere_it_goes_on_bit_equal(
     resumed = [epoch.metrics["corrupted_nll"] for epoch in last.run()]
     assert resumed == reports[epochs:]
     assert not moved(weights_of(whole), weights_of(last))
+
+
+def test_the_average_is_that_of_pytorch(digits: Any) -> None:
+    """Bit for bit, in a form that either can read, but for counts of batches, which are copied."""
+    recipe = SMALL.with_(train_fraction=0.03)
+    training = Training(recipe, training_data(recipe, digits))
+    own, theirs = (
+        Average(training.network, 0.9),
+        AveragedModel(training.network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
+    )
+    for _ in training.run():
+        own.update(training.network)
+        theirs.update_parameters(training.network)
+        known = theirs.state_dict()
+        assert own.state_dict().keys() == known.keys()
+        for name, value in own.state_dict().items():
+            exact = (
+                training.network.state_dict()[name.removeprefix("module.")] if "num_batches" in name else known[name]
+            )
+            assert torch.equal(value, exact), name
+    again = Average(training.network, 0.9)
+    again.load_state_dict(known)
+    again.update(training.network)
+    own.update(training.network)
+    assert not moved(own.state_dict(), again.state_dict())
+    theirs.load_state_dict(own.state_dict())
 
 
 def _rank(rank: int, recipe: Recipe, data: TrainingData, out: Path) -> None:
