@@ -113,7 +113,7 @@ def test_two_nodes(cluster: Slurm, tmp_path: Path) -> None:
     assert finish(cluster, job, log) == 0
     assert "2 of 2 nodes have joined" in log.read_text()
     assert "2 trials (2 CPUs and 0 GPUs on 2 nodes" in log.read_text()
-    left = cluster("sh", "-c", f"pgrep -f mollify-{job}- || true")
+    left = cluster("sh", "-c", f"pgrep -f 'mollify-{job}[-]' || true")
     assert not left, "nothing of it is left on the nodes"
 
 
