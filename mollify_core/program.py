@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,7 +23,26 @@ from mollify_core.hiding import hidden
 STARTED = time.perf_counter()
 """When this process began, but for Python itself."""
 
+COMMAND = "mollify-sweeps"
+"""The one that an installation brings, for every program."""
 _PROJECT = Path(__file__).resolve().parents[1]
+_CALLS = {  # of other programs, in texts and in commands that are told -> the same by that command
+    re.compile(r"(?:python\s+)?(?:\S*/)?sweeps/(\w+)\.py"): rf"{COMMAND} \1",
+    re.compile(r"(?:python\s+)?-m\s+mollify_core\.datasets\s+prepare"): f"{COMMAND} prepare",
+    re.compile(r"(?:python\s+)?-m\s+mollify_core\.(train|networks|presets)"): rf"{COMMAND} \1",
+}
+
+
+def _by_command() -> bool:
+    """Whether this process was started by the command, or has no scripts to tell: it is installed from a wheel."""
+    return Path(sys.argv[0]).name == COMMAND or not (_PROJECT / "sweeps").is_dir()
+
+
+def as_called(text: str) -> str:
+    """A text that names programs, in the way in which this one was started."""
+    for pattern, command in _CALLS.items() if _by_command() else ():
+        text = pattern.sub(command, text)
+    return text
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +50,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, epilog: str = "", **options: Any) -> None:
         raw = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
+        options |= {"prog": as_called(options["prog"])} if "prog" in options else {}
         super().__init__(epilog=textwrap.dedent(epilog), formatter_class=raw, allow_abbrev=False, **options)
+
+    def format_help(self) -> str:
+        return as_called(super().format_help())
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ConfigError(f"{message} (see --help)")
@@ -80,6 +104,9 @@ def shell_command(program: str, words: Iterable[str], folder: str | Path | None 
         folder: where it is typed; None is the current folder.
     """
     here, ours = Path(folder or os.getcwd()).resolve(), Path(sys.executable)
+    if (called := as_called(program)) != program:
+        program, *first = called.split()
+        words = [*first, *words]
     script, module = program.endswith(".py"), program.startswith("-m ")
     run = ours if script or module else ours.with_name(program)
     uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # started by `uv run`

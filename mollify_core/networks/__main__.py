@@ -1,13 +1,19 @@
 """`python -m mollify_core.networks`: a table of every network's parameters and multiply-adds per image."""
 
 import sys
+from collections.abc import Sequence
 
 from mollify_core.networks import own
 from mollify_core.networks.costs import Cost, cost, describe
 from mollify_core.program import Parser, guarded
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    return guarded(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m mollify_core.networks", description=__doc__)
     parser.add_argument(
         "names",
@@ -21,7 +27,7 @@ def main() -> int:
     )
     parser.add_argument("--classes", type=int, default=10, help="number of outputs (default: %(default)s)")
     parser.add_argument("--image-size", type=int, default=32, metavar="N", help="pixels a side (default: %(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     shape = (3, args.image_size, args.image_size)
     if args.names:
         costs = [_cost(name, args.classes, shape, args.network_kwargs) for name in args.names]
@@ -42,4 +48,4 @@ def _cost(name: str, classes: int, shape: tuple[int, int, int], given: list[str]
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(main())

@@ -103,5 +103,6 @@ def go_on(sweep: SweepStatus) -> None:
     for option in ("--address", "--submit"):
         if any(word.partition("=")[0] == option for word in words):
             raise ConfigError(f"Expected a command that runs on this machine for --run, but got {option}: type it")
-    program = str(Path(mollify_sweeps.__path__[0]).resolve().parents[1] / sweep.program)
-    os.execv(sys.executable, [sys.executable, program, *words])
+    script = Path(mollify_sweeps.__path__[0]).resolve().parents[1] / sweep.program
+    module = ["-P", "-m", mollify_sweeps.__name__, script.stem]  # of an installation without scripts
+    os.execv(sys.executable, [sys.executable, *([str(script)] if script.is_file() else module), *words])

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import pickle
+import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import mollify_core
+from mollify_core.program import shell_command
 from mollify_core.recipe import Recipe
+from mollify_sweeps.programs import command
 from programs import refused
 from search import main
 
@@ -264,3 +269,25 @@ def test_help_teaches(capsys):
     out = capsys.readouterr().out
     assert "python sweeps/search.py --dataset cifar100" in out
     assert "The same command again continues a sweep" in out
+
+
+def test_one_command_is_every_program(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told as it was called: help and the commands that it prints name no script, which an installation lacks."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/mollify-sweeps"])
+    for name in command._PROGRAMS:
+        with pytest.raises(SystemExit) as stop:
+            command.main([name, "--help"])
+        assert stop.value.code == 0
+        told = capsys.readouterr().out
+        assert told.startswith(f"usage: mollify-sweeps {name} "), told
+        assert not re.search(r"sweeps/\w+\.py|-m mollify_core", told), told
+    assert shell_command("sweeps/status.py", ["a b"]).endswith("mollify-sweeps status 'a b'")
+    assert shell_command("-m mollify_core.train", ["r.json"]).endswith("mollify-sweeps train r.json")
+    assert command.main(["search", "--dataset", "nowhere", "--wandb", "off"]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert command.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mollify-sweeps {mollify_core.__version__}\n"
+    assert "did you mean 'search'" in refused(command.main, "serach", capsys=capsys)
+    assert command.main([]) == 0
+    told = capsys.readouterr().out
+    assert all(f"\n  {name} " in told for name in command._PROGRAMS)
