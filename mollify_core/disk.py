@@ -7,6 +7,8 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+_READING = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))  # as far as a system has them
+
 
 def sync(path: Path | str) -> None:
     """Waits until a file, or the names in a folder, would survive a loss of power.
@@ -14,6 +16,8 @@ def sync(path: Path | str) -> None:
     Raises:
         OSError: the disk failed.
     """
+    if os.name == "nt":  # it opens no folders
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -27,7 +31,7 @@ def regular(path: Path | str | os.PathLike[str]) -> BufferedReader:
     Raises:
         OSError: it cannot be opened, or is no file.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | _READING)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError("it is no file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def cores() -> int:
 
 def installed() -> int:
     """Bytes of memory of the machine."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

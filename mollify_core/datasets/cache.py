@@ -7,7 +7,6 @@ ones, never meet an old preparation.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,8 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
+
+from filelock import FileLock
 
 from mollify_core.disk import regular, sync
 from mollify_core.errors import ConfigError, MollifyError, StorageError
@@ -63,8 +64,7 @@ def storage(cache: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file `path`; a process that dies lets go of it."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(path):
         yield
 
 
