@@ -40,6 +40,15 @@ _HASH = Record({"size": Whole(), "sha256": Text(64)})
 _MANIFEST = Record({"format": Whole(), "files": MapOf(_HASH, 100)})
 _LOSS = Number(any=True)
 _PROGRESS = Record({"step": Whole(1), "losses": ListOf(_LOSS, most=10**7), "errors": _LOSS, "seconds": Number(0)})
+DATA = Record(
+    {
+        "classes": Whole(2, 10**6),
+        "names": ListOf(Text(1000), most=10**6),
+        **dict.fromkeys(("mean", "std"), ListOf(Number(0, 1), 1, 100)),
+        "image_shape": ListOf(Whole(1, 10**5), 3, 3),
+    }
+)
+"""What a model has to know of its images; checkpoints of earlier versions lack it."""
 _META = Record(
     {},
     {
@@ -49,6 +58,7 @@ _META = Record(
         "commit": Maybe(Text(1000)),
         **dict.fromkeys(("verified", "final"), Flag()),
         "feed": Text(20),
+        "data": DATA,
     },
 )
 """What is told of a checkpoint, where it is; `accumulate` is read by `Parts`."""

@@ -29,7 +29,7 @@ _PROJECT = Path(__file__).resolve().parents[1]
 _CALLS = {  # of other programs, in texts and in commands that are told -> the same by that command
     re.compile(r"(?:python\s+)?(?:\S*/)?sweeps/(\w+)\.py"): rf"{COMMAND} \1",
     re.compile(r"(?:python\s+)?-m\s+mollify_core\.datasets\s+prepare"): f"{COMMAND} prepare",
-    re.compile(r"(?:python\s+)?-m\s+mollify_core\.(train|networks|presets)"): rf"{COMMAND} \1",
+    re.compile(r"(?:python\s+)?-m\s+mollify_core\.(train|predict|export|networks|presets)"): rf"{COMMAND} \1",
 }
 
 

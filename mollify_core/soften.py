@@ -14,19 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pyarrow import fs
 from torch import Tensor
 
-from mollify_core import checkpoint
 from mollify_core.augment.operations import CODE, apply_operations
 from mollify_core.augment.policies import trivialaugment_magnitudes
 from mollify_core.classifier import Classifier
 from mollify_core.datasets.options import add_data_options, add_network_code, data_options
-from mollify_core.errors import CheckpointError, ConfigError, DataError, StorageError
+from mollify_core.errors import ConfigError, StorageError
 from mollify_core.networks import own
 from mollify_core.program import Parser, guarded
-from mollify_core.recipe import Recipe
 from mollify_core.settings import MAGNITUDES, TRIVIALAUGMENT
+from mollify_core.trained import load
 from mollify_core.training_data import training_data
 
 _CHUNK = 512
@@ -62,17 +60,13 @@ def _run(argv: Sequence[str] | None) -> int:
         own.admit(args.network_code)
     if args.threads:
         torch.set_num_threads(args.threads)
-    state = newest(args.checkpoint)
-    recipe = Recipe.from_dict(state.meta["recipe"])
-    prepared = data_options(args).prepare(recipe.data.dataset, recipe.data.image_size, recipe.data.background)
-    if prepared.fingerprint != state.meta.get("fingerprint"):
-        raise DataError("Expected the data set that the checkpoint was trained on, but got another one")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = load(args.checkpoint, data_options(args), device)
+    recipe, classifier = found.classifier.recipe, found.classifier
+    prepared = found.prepared(data_options(args))
     data = training_data(recipe, prepared, device)
     assert data.validation is not None
     count = min(args.images, data.validation.choosing, data.validation.cells.shape[1])
-    channels, height, width = data.image_shape
-    classifier = Classifier.load(state, data.classes, (channels, height, width), data.mean, data.std, device)
     images, labels = data.validation.cells[0, :count], data.validation.labels[:count]
     table = []
     for name, values in accuracies(classifier, images, labels).items():
@@ -86,23 +80,6 @@ def _run(argv: Sequence[str] | None) -> int:
         raise StorageError(f"Cannot write {args.out!r}: {error.strerror}") from None
     print(f"{args.out}: use it with --set confidence_table={args.out}")
     return 0
-
-
-def newest(path: str) -> checkpoint.Checkpoint:
-    """The checkpoint in a folder, or the newest one below it or its `checkpoints`.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    local, folder = fs.LocalFileSystem(), Path(path).resolve()
-    if (folder / checkpoint.MANIFEST).is_file():
-        return checkpoint.load(local, str(folder))
-    for place in (folder, folder / "checkpoints"):
-        known = checkpoint.positions(local, str(place)) if place.is_dir() else []
-        known = [position for position in known if (place / checkpoint.name(*position)).is_dir()]
-        if known:
-            return checkpoint.load(local, str(place / checkpoint.name(*known[-1])))
-    raise CheckpointError(f"Expected a checkpoint in {path!r}, but found none")
 
 
 @torch.inference_mode()

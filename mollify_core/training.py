@@ -347,7 +347,7 @@ class Training:
         kept = {} if self.average is None else self.average.state_dict()
         average = {name: _on_cpu(tensor) for name, tensor in kept.items()}
         known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
-        known |= {"accumulate": self.parts.written, "feed": self.data.feed}
+        known |= {"accumulate": self.parts.written, "feed": self.data.feed, "data": self.data.about}
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
 
     def _restore(self, state: checkpoint.Checkpoint) -> None:

@@ -33,6 +33,7 @@ class TrainingData:
         classes: number of classes.
         mean, std: per channel, of images in [0, 1].
         fingerprint: of the data set's content; a resumed run must see the same.
+        names: of the classes.
     """
 
     fit: ImageSet | Stream
@@ -41,6 +42,13 @@ class TrainingData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a model of these images has to know of them, ready for JSON."""
+        known = {"classes": self.classes, "names": self.names, "mean": self.mean, "std": self.std}
+        return {**known, "image_shape": self.image_shape}
 
     @property
     def final(self) -> bool:
@@ -154,6 +162,7 @@ def training_data(
         mean=spec.mean,
         std=spec.std,
         fingerprint=prepared.fingerprint,
+        names=tuple(prepared.manifest["class_names"]),
     )
 
 
@@ -188,7 +197,8 @@ def streamed_data(
             device=device,
         )
     stream = Stream(shards, torch.from_numpy(labels[fit]), places[fit], threads)
-    return TrainingData(stream, held_out, spec.classes, spec.mean, spec.std, prepared.fingerprint)
+    names = tuple(prepared.manifest["class_names"])
+    return TrainingData(stream, held_out, spec.classes, spec.mean, spec.std, prepared.fingerprint, names)
 
 
 def check_feed(recipe: Recipe, feed: str) -> None:

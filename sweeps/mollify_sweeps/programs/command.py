@@ -16,6 +16,8 @@ _PROGRAMS = {  # name -> (module, arguments that come first, what it is for)
     "status": ("mollify_sweeps.programs.status", (), "how sweeps are; stop, continue or show one"),
     "evaluate": ("mollify_sweeps.programs.evaluate", (), "measure models on the test set and its corruptions"),
     "train": ("mollify_core.train", (), "train one recipe alone, as a sweep's best_recipe.json"),
+    "predict": ("mollify_core.predict", (), "what a trained model says of images, and how sure it is"),
+    "export": ("mollify_core.export", (), "write a trained model as ONNX, a torch program or a state dict"),
     "reproduce": ("mollify_sweeps.programs.reproduce", (), "a paper's grid of experiments again"),
     "check": ("mollify_sweeps.programs.check", (), "prove that nothing of a sweep is lost, doubled or damaged"),
     "prepare": (

@@ -44,7 +44,7 @@ class FeedInfo:
 
     Attributes:
         key: equal for equal images; what a worker keeps is kept under it.
-        classes, mean, std, fingerprint: see `TrainingData`.
+        classes, mean, std, fingerprint, names: see `TrainingData`.
         seed: of the order and the corruptions of validation, and of which images only judge.
         judging_fraction: share of the validation images that only judge.
         shards: where streamed images are; None where they are resident.
@@ -58,6 +58,7 @@ class FeedInfo:
     fingerprint: str
     seed: int
     judging_fraction: float
+    names: tuple[str, ...] = ()
     shards: Shards | None = None
     node: str = ""
 
@@ -78,7 +79,8 @@ def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedIn
 
     spec, data = prepared.spec, recipe.data
     key = f"{prepared.fingerprint}-{data}"
-    about = (spec.classes, spec.mean, spec.std, prepared.fingerprint, data.split_seed, data.judging_fraction)
+    names = tuple(prepared.manifest["class_names"])
+    about = (spec.classes, spec.mean, spec.std, prepared.fingerprint, data.split_seed, data.judging_fraction, names)
     if not isinstance(prepared, Sharded):
         table = prepared.table("train")
         rows = split_rows(whole_numbers(table.column("label")), recipe, prepared)
@@ -115,7 +117,8 @@ def training_data(info: FeedInfo, worker: Worker, shard: Callable[[str], Any], t
     if key not in _resident:
         _resident.clear()  # one data set at a time: a process serves one sweep
         fit, validation = _pulled(info, worker, shard, threads)
-        _resident[key] = TrainingData(fit, validation, info.classes, info.mean, info.std, info.fingerprint)
+        about = (info.classes, info.mean, info.std, info.fingerprint, info.names)
+        _resident[key] = TrainingData(fit, validation, *about)
     return _resident[key]
 
 
