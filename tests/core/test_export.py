@@ -89,7 +89,7 @@ def test_what_cannot_be_traced_is_said(model: Trained, tmp_path: Path) -> None:
 
     looks = dataclasses.replace(model, classifier=dataclasses.replace(model.classifier, network=Looks()))
     for form in ("torch", "onnx"):
-        with pytest.raises(ConfigError, match="Cannot trace 'resnet8': .* --to state-dict needs no trace"):
+        with pytest.raises(ConfigError, match=r"Cannot trace 'resnet8': .* --to state-dict needs no trace"):
             export.export(looks, form, tmp_path / "x")
 
 
