@@ -34,7 +34,7 @@ SWEEP = (
     *("--train-fraction", "1", "--set", "validation_fraction=0.05", "--set", "precision=float32", "--wandb", "off"),
     *("--max-concurrent", "1", "--pruner", "none"),
 )
-LIMIT = ("--time=2", "--signal=B:USR1@70")  # SLURM counts limits in minutes
+LIMIT = ("--time=3", "--signal=B:USR1@60")  # SLURM counts limits in minutes
 
 
 @pytest.fixture(scope="module")
