@@ -25,7 +25,7 @@ from mollify_core import rng
 from mollify_core.corruptions.benchmark import BENCHMARK, CORRUPTIONS, GROUPS, SEVERITIES, check_cell, group_of
 from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.matching.distortions import KINDS, Distortions, distort
-from mollify_core.measure import calibration, selective
+from mollify_core.measure import calibration
 from mollify_core.measure.metrics import COLUMNS, Metrics, per_prediction
 from mollify_core.normalise import Normalise
 
@@ -34,12 +34,9 @@ CHUNK = 1000
 """Images that are distorted with one generator; a batch is never larger."""
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The strengths of the published robustness protocol of information matching."""
-SELECTIVE = ("aurc", "risk80", "risk90", "risk95")
-"""Of `selective`: the area under the curve of risk and coverage, and the risk at 80, 90 and 95 % coverage."""
 MEANS = (
     *("error", "top5_error", "nll", "brier", "confidence", "ece", "adaptive_ece", "batch_mean_ece", "matching_ece"),
     *("scaled_nll", "scaled_ece", "scaled_adaptive_ece", "sink_mass"),
-    *SELECTIVE,
 )
 """The metrics of a row that are averaged over cells."""
 
@@ -226,8 +223,7 @@ def row(
         the calibration errors ece, adaptive_ece, batch_mean_ece, matching_ece; scaled_nll, scaled_ece,
         scaled_adaptive_ece after division by `temperature`; sink_mass, the mean (NaN without a sink); bin_count,
         bin_accuracy, bin_confidence, the reliability diagram (15 values, NaN in empty bins); class_error and
-        class_confidence, the mean probability of the true class, by class (NaN for a class without images); aurc,
-        risk80, risk90, risk95 and risk_curve, the risk at each of `selective.COVERAGES`.
+        class_confidence, the mean probability of the true class, by class (NaN for a class without images).
 
     Raises:
         ConfigError: the temperature is not positive and finite.
@@ -245,7 +241,6 @@ def row(
     means = Metrics().update(values).compute()
     confidence, correct = columns["confidence"], 1 - columns["error"]
     bins = calibration.reliability(confidence, correct)
-    risks = selective.risk_coverage(confidence, correct)
     return {
         **{name: getattr(cell, name) for name in ("kind", "name", "group", "severity", "level")},
         "images": len(labels),
@@ -263,9 +258,6 @@ def row(
         "bin_confidence": bins.confidence.tolist(),
         "class_error": _class_means(columns["error"], labels, classes),
         "class_confidence": _class_means((-columns["nll"]).exp(), labels, classes),
-        "aurc": selective.aurc(risks),
-        **{f"risk{percent}": selective.risk_at(risks, percent / 100) for percent in (80, 90, 95)},
-        "risk_curve": [selective.risk_at(risks, coverage) for coverage in selective.COVERAGES],
     }
 
 

@@ -24,8 +24,6 @@ _NAMES = {
     "scaled_ece": "scaled ECE",
     "scaled_adaptive_ece": "scaled adaptive ECE",
     "sink_mass": "sink mass",
-    "aurc": "AURC",
-    **{f"risk{percent}": f"risk at {percent} %" for percent in (80, 90, 95)},
 }
 
 
@@ -38,7 +36,7 @@ def label(metric: str, unit: bool = True, *, difference: bool = False) -> str:
 
 def scale(metric: str) -> float:
     """Factor from a metric to the number that is customarily shown: 100 for shares, else 1."""
-    return 100.0 if metric.endswith(("error", "ece", "aurc", "risk80", "risk90", "risk95")) else 1.0
+    return 100.0 if metric.endswith(("error", "ece")) else 1.0
 
 
 def points(metric: str) -> str:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from mollify_core.corruptions.benchmark import BENCHMARK, CORRUPTIONS, GROUPS, SEVERITIES
 from mollify_core.measure.evaluation import summarise
-from mollify_core.measure.selective import COVERAGES
 from mollify_sweeps.display.figures import BLUE, GREY, RED, bars, figure, heat_map, legend, line_style, styled
 from mollify_sweeps.display.text import label, scale
 from mollify_sweeps.evaluation.rows import (
@@ -36,7 +35,6 @@ SHOWN = ("error", "ece", "nll")
 def draw(rows: Rows, metadata: Mapping[str, Any]) -> dict[str, Figure]:
     """Name of the plot -> figure, for every plot that there are rows for."""
     figures = {"error_by_severity": by_severity(rows, metadata), "error_by_group": by_group(rows, metadata)}
-    figures["risk_coverage"] = risk_coverage(rows, metadata)
     for model, name in file_names(rows).items():
         figures[f"reliability_{name}"] = reliability(rows, metadata, model)
         figures[f"corruptions_{name}"] = corruption_map(rows, metadata, model)
@@ -73,28 +71,6 @@ def reliability(rows: Rows, metadata: Mapping[str, Any], model: str) -> Figure |
         lower.set(xlim=(0, 100), xlabel="confidence (%)", ylabel="images (%)")
     handles = [handle for half in axes[:, 0] for handle in half.get_legend_handles_labels()[0]]
     legend(made, handles)
-    return made
-
-
-@styled
-def risk_coverage(rows: Rows, metadata: Mapping[str, Any]) -> Figure | None:
-    """The error among the images of which a model is most sure, by their share; clean, and under corruptions."""
-    cells = [row for row in common_cells(rows) if row["group"] != "extra"]
-    corrupted = f"corrupted images, mean of {len(set(map(cell, cells)))} cells"
-    panels = {"clean images": select(rows, kind="clean"), corrupted: cells}
-    panels = {title: shown for title, shown in panels.items() if shown and all(row["risk_curve"] for row in shown)}
-    if not panels:
-        return None
-    made, axes = figure(metadata, "risk by coverage", (4.6 * len(panels), 4.0), (1, len(panels)))
-    for axis, (title, shown) in zip(axes.flat, panels.items(), strict=True):
-        for index, model in enumerate(models(rows)):
-            own = select(shown, model=model)
-            if own:
-                risk = np.mean([row["risk_curve"] for row in own], axis=0)
-                axis.plot(100 * np.array(COVERAGES), 100 * risk, label=model, **line_style(index))
-        axis.set(title=title, xlim=(0, 100), xlabel="coverage (%), most sure first", ylabel="error (%)")
-        axis.set_ylim(bottom=0)
-    legend(made, axes.flat[0].get_legend_handles_labels()[0])
     return made
 
 

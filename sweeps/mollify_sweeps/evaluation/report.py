@@ -28,14 +28,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
 from mollify_core.corruptions.benchmark import BENCHMARK, GROUPS, SEVERITIES
 from mollify_core.errors import StorageError, first_line
-from mollify_core.foreign import clean
-from mollify_core.measure.evaluation import MEANS, SELECTIVE
+from mollify_core.measure.evaluation import MEANS
 from mollify_core.measure.statistics import wilson_interval
 from mollify_sweeps.display.figures import pngs
 from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, scale
@@ -56,8 +54,7 @@ from mollify_sweeps.storage.store import Store
 ANSWERED = ("error", "ece", "nll")
 """What the answer and the table by severity are about."""
 ESTIMATORS = {"ece": "pooled", "batch_mean_ece": "batch mean", "matching_ece": "batch and bin mean"}
-_APART = ("confidence", "batch_mean_ece", "matching_ece", *SELECTIVE)  # by level, and in tables of their own
-MOST_CLASSES = 20  # rows in the table by class; evaluation.parquet has all
+_APART = ("confidence", "batch_mean_ece", "matching_ece")  # by level, and under the biased estimators
 MOST_LEVELS = 11  # columns in tables by level
 Numbers = Mapping[str, Mapping[str, Any]]
 """Model -> what `evaluation.summarise` says of it."""
@@ -120,8 +117,7 @@ def summary(rows: Rows, metadata: Mapping[str, Any]) -> str:
     numbers, reference = summaries(rows, metadata), reference_of(rows, metadata)
     lines = [] if metadata["verified"] else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Evaluation on {metadata['dataset']}", "", *_answer(numbers, metadata, reference)]
-    lines += [*_errors(rows, numbers, reference), *_probabilities(rows, numbers), *_selective(numbers)]
-    lines += [*_classes(rows, metadata), *_severities(numbers)]
+    lines += [*_errors(rows, numbers, reference), *_probabilities(rows, numbers), *_severities(numbers)]
     lines += [*_levels(rows), *_biased(numbers), *_data(rows, metadata, numbers), *_provenance(metadata)]
     return "\n".join(lines)
 
@@ -209,40 +205,6 @@ def _probabilities(rows: Rows, numbers: Numbers) -> Iterator[str]:
         "(1 for a model of `--final`, which held none out)."
     )
     yield ""
-
-
-def _selective(numbers: Numbers) -> Iterator[str]:
-    keys = [f"{scope}_{m}" for scope in ("clean", "corrupted") for m in SELECTIVE]
-    keys = [key for key in keys if any(math.isfinite(found.get(key, math.nan)) for found in numbers.values())]
-    if keys:
-        lines = [[model, *(_shown(key, found.get(key)) for key in keys)] for model, found in numbers.items()]
-        yield from ("## Selective risk", "", markdown(["", *map(label, keys)], lines), "")
-        yield (
-            "The share of errors among the images of which a model is most sure, by its largest probability; at 80 % "
-            "the least sure fifth is left to somebody else. AURC: its mean over all coverages. Images of equal "
-            "confidence count as their mean."
-        )
-        yield ""
-
-
-def _classes(rows: Rows, metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Errors by class: all of them where they are few, else the worst."""
-    names, cells = metadata["class_names"], common_cells(rows)
-    header, columns = ["error (%)"], []
-    for model in models(rows):
-        scopes = {"clean": select(rows, model=model, kind="clean"), "corrupted": select(cells, model=model)}
-        for scope, shown in scopes.items():
-            shown = [row for row in shown if row["group"] != "extra"]
-            if shown:
-                header.append(f"{model}, {scope}")
-                columns.append(np.mean([row["class_error"] for row in shown], axis=0))
-    if not columns:
-        return
-    worst = np.argsort(-np.nan_to_num(np.mean(columns, axis=0)), kind="stable")[:MOST_CLASSES]
-    chosen = sorted(worst) if len(names) <= MOST_CLASSES else list(worst)
-    lines = [[clean(names[i], 40, ""), *(_shown("error", column[i]) for column in columns)] for i in chosen]
-    more = "" if len(names) <= MOST_CLASSES else f": the {MOST_CLASSES} of {len(names)} with the most errors"
-    yield from (f"## By class{more}", "", markdown(header, lines), "")
 
 
 def _severities(numbers: Numbers) -> Iterator[str]:

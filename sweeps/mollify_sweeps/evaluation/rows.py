@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mollify_core.documents import json_of
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line, nearest
 from mollify_core.foreign import clean
 from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
-from mollify_core.measure.evaluation import SELECTIVE, summarise
+from mollify_core.measure.evaluation import summarise
 
 _TYPES = {
     **dict.fromkeys(("model", "kind", "name", "group"), pa.string()),
@@ -31,8 +30,6 @@ _TYPES = {
     "bin_count": pa.list_(pa.int64()),
     **dict.fromkeys(("bin_accuracy", "bin_confidence", "class_error", "class_confidence"), pa.list_(pa.float64())),
 }
-_LATER = {**dict.fromkeys(SELECTIVE, pa.float64()), "risk_curve": pa.list_(pa.float64())}
-_TYPES |= _LATER
 SCHEMA = pa.schema(list(_TYPES.items()))
 """Columns of the table. Errors and calibration errors are shares in [0, 1], NaN where there is none.
 
@@ -40,8 +37,7 @@ model: the label shown. kind, name: "clean" and "", "corruption" and which, or "
 corruption, "extra" for those that models are not judged by. severity: 1 .. 5 of a corruption, else 0. level: strength d
 in [0, 1] of a distortion, else NaN. source: "official", "made" or "test set". confidence: mean largest probability.
 scaled_*: after division by the temperature. bin_*: equal-width bins of confidence; class_*: one value a class,
-class_confidence being the mean probability of the true class. aurc, risk80 … and risk_curve: see
-`measure.selective`; NaN and empty in evaluations of earlier versions.
+class_confidence being the mean probability of the true class.
 """
 _KEY = b"mollify_evaluation"
 _NAME = Text(1000)
@@ -79,8 +75,6 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     what = f"the metadata of {str(path)!r}"
     try:
         rows, told = table.to_pylist(), checked(json_of(metadata), _METADATA, what)
-        if not _LATER.keys() & set(table.column_names):
-            rows = [{**row, **dict.fromkeys(SELECTIVE, math.nan), "risk_curve": []} for row in rows]
         to_table(rows, told)
     except (DataError, ConfigError) as error:
         raise DataError(f"Cannot read the evaluation {str(path)!r}: {error}") from None

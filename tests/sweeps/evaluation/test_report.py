@@ -294,7 +294,7 @@ def test_every_table_is_well_formed_whatever_the_labels(rows: Rows) -> None:
     odd = {"plain": "a|b\nc", "paper": "$x_1$ & _y_", "best (trial 7)": "模型 " + "long " * 20}
     renamed = [{**row, "model": odd[row["model"]]} for row in rows]
     found = tables(report.summary(renamed, metadata_of(odd.values())))
-    assert len(found) == 11
+    assert len(found) == 9
     assert found[1][1][0] == r"a\|b c"
 
 
@@ -351,7 +351,7 @@ def test_every_plot_is_written_and_shows_something(written: tuple[Path, list[Pat
     expected |= {f"robust_acc_vs_{kind}" for kind in KINDS} | {f"confidence_vs_{kind}_class2" for kind in KINDS}
     for kind in ("reliability", "corruptions", "robust_acc_per_dist", "confidence_per_dist_class2", "distortions"):
         expected |= {f"{kind}_best-trial-7"}
-    expected |= {"class_confidence_best-trial-7", "risk_coverage"}
+    expected |= {"class_confidence_best-trial-7"}
     plots = {path.stem: path for path in files if path.suffix == ".png"}
     assert plots.keys() == expected
     assert set(files) == {path for path in folder.rglob("*") if path.is_file()}
@@ -494,24 +494,10 @@ def test_many_classes_are_a_band_with_a_few_named() -> None:
     assert panel.get_lines()[-1].get_label() == names[int(np.argmin(overall))]
 
 
-def test_an_evaluation_of_an_earlier_version_opens(rows: Rows, metadata: dict[str, Any], tmp_path: Path) -> None:
-    """It had no selective risk: its tables and plots are left out."""
-    report.write(rows, metadata, tmp_path)
-    path = tmp_path / "evaluation.parquet"
-    table = pyarrow.parquet.read_table(path)
-    pyarrow.parquet.write_table(table.drop(["aurc", "risk80", "risk90", "risk95", "risk_curve"]), path)
-    old, told = rows_.read(path)
-    assert len(old) == len(rows)
-    assert "## Selective risk" not in report.summary(old, told)
-    assert "## Selective risk" in report.summary(rows, metadata)
-    assert "risk_coverage" not in draw(old, told)
-    assert old[0]["error"] == rows[0]["error"]
-
-
 def test_unverified_data_is_marked_on_every_plot(rows: Rows, metadata: dict[str, Any]) -> None:
     own = [row for row in rows if row["model"] == "paper"]
     figures = draw(own, {**metadata, "verified": False})
-    assert len(figures) == 19
+    assert len(figures) == 18
     for figure in figures.values():
         assert figure.get_suptitle().startswith("UNVERIFIED DATA\n")
     verified = distortion_plots.general_metrics(own, metadata)
@@ -525,11 +511,10 @@ def test_plots_of_missing_kinds_are_left_out(rows: Rows, metadata: dict[str, Any
         assert tables(report.summary(chosen, metadata_of(["plain"])))
         return set(draw(chosen, metadata))
 
-    assert names(kind=["clean"]) == {"reliability_plain", "risk_coverage", "general_metrics_comparison"}
-    corruption = {"reliability_plain", "risk_coverage", "corruptions_plain", "error_by_group", "error_by_severity"}
+    assert names(kind=["clean"]) == {"reliability_plain", "general_metrics_comparison"}
+    corruption = {"reliability_plain", "corruptions_plain", "error_by_group", "error_by_severity"}
     assert names(kind=["corruption"]) == corruption
-    benchmark = {"reliability_plain", "risk_coverage", "error_by_severity"}
-    assert names(kind=["corruption"], name=EXTRA) == corruption - benchmark
+    assert names(kind=["corruption"], name=EXTRA) == corruption - {"reliability_plain", "error_by_severity"}
     assert names(kind=["corruption"], name=["fog"], severity=[2]) == corruption
     only = names(kind=["distortion"], name=["mosaic"])
     assert "robust_acc_vs_mosaic" in only
