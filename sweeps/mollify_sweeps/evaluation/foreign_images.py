@@ -40,11 +40,14 @@ class Foreign:
     left_out: int = 0
 
 
-def foreign_images(name: str, known: Prepared, data: DataOptions, background: str | None, most: int | None) -> Foreign:
+def foreign_images(
+    name: str, data_dir: str | None, known: Prepared, data: DataOptions, background: str | None, most: int | None
+) -> Foreign:
     """The test images of the data set called `name`, or all images below the folder `name`.
 
     Args:
         name: a known data set, else a folder, whose subfolders mean nothing.
+        data_dir: the official files of a known data set are here.
         known: the data set of the models, to whose size images are brought.
         data: mirrors and cache; its `data_dir` is that of `known` and not read.
         background: what shows where images of a folder are transparent; None is white.
@@ -57,7 +60,7 @@ def foreign_images(name: str, known: Prepared, data: DataOptions, background: st
     limit, shape = min(most or MOST, MOST), known.spec.image_shape
     if name not in DATASETS:
         return _folder(name, shape, data.skip_bad, background, limit)
-    other = DataOptions(None, data.cache_dir, data.mirrors, data.allow_unverified).prepare(name)
+    other = DataOptions(data_dir, data.cache_dir, data.mirrors, data.allow_unverified).prepare(name)
     if other.fingerprint == known.fingerprint:
         raise ConfigError(f"Expected --ood to be another data set than that of the models, but got {name}")
     images = other.tensors("test").images

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from mollify_core.corruptions.benchmark import BENCHMARK, CORRUPTIONS, CorruptedSet
-from mollify_core.datasets import Prepared, corrupted_made
+from mollify_core.datasets import DATASETS, Prepared, corrupted_made
 from mollify_core.datasets.corrupted_official import OFFICIAL, open_corrupted
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.options import DataOptions
@@ -103,8 +103,10 @@ def test_data(
             share = len(clean) / len(corrupted.labels)
             rows = torch.from_numpy(stratified_subset(corrupted.labels.numpy(), share, 0, corrupted.fingerprint))
     foreign = None
+    if test.ood_dir is not None and test.ood not in DATASETS:
+        raise ConfigError("Expected --ood-dir with --ood and a known data set, but got none")
     if test.ood is not None:
-        foreign = foreign_images(test.ood, prepared, data, first.background, test.images)
+        foreign = foreign_images(test.ood, test.ood_dir, prepared, data, first.background, test.images)
     return TestData(prepared, clean, corrupted, rows, foreign)
 
 

@@ -22,6 +22,7 @@ class TestOptions:
         images: about so many test images, stratified; None for all.
         seed: of the corruptions made here.
         ood: another data set, or a folder of images, that models are to tell from their own; None for none.
+        ood_dir: the official files of `ood` are here.
     """
 
     corruptions: str = "auto"
@@ -31,6 +32,7 @@ class TestOptions:
     images: int | None = None
     seed: int = 0
     ood: str | None = None
+    ood_dir: str | None = None
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ _TYPES = {
     "bin_count": pa.list_(pa.int64()),
     **dict.fromkeys(("bin_accuracy", "bin_confidence", "class_error", "class_confidence"), pa.list_(pa.float64())),
 }
-_LATER = {  # not in what earlier versions wrote
+LATER = {  # not in what earlier versions wrote
     "class_images": pa.list_(pa.int64()),
     **dict.fromkeys(("aurc", "risk_at_80", "risk_at_90", "risk_at_95"), pa.float64()),
     **{f"ood_{score}_{name}": pa.float64() for score in SCORES for name in ("auroc", "fpr95")},
     **dict.fromkeys(("risk_curve", *(f"ood_{score}_roc" for score in SCORES)), pa.list_(pa.float64())),
 }
-_TYPES |= _LATER
+_TYPES |= LATER
 SCHEMA = pa.schema(list(_TYPES.items()))
 """Columns of the table. Errors and calibration errors are shares in [0, 1], NaN where there is none.
 
@@ -97,7 +97,7 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _filled(row: dict[str, Any]) -> dict[str, Any]:
     """A row with what earlier versions did not measure, as missing."""
-    blank: dict[str, Any] = {name: math.nan if of == pa.float64() else [] for name, of in _LATER.items()}
+    blank: dict[str, Any] = {name: math.nan if of == pa.float64() else [] for name, of in LATER.items()}
     return {**row, **{name: value for name, value in blank.items() if name not in row}}
 
 
@@ -109,8 +109,8 @@ _KINDS = {
     pa.list_(pa.float64()): ListOf(Number(any=True)),
 }
 _MEASURED = Record(
-    {name: _KINDS[of] for name, of in _TYPES.items() if name not in ("model", "source", *_LATER)},
-    {name: _KINDS[of] for name, of in _LATER.items()},
+    {name: _KINDS[of] for name, of in _TYPES.items() if name not in ("model", "source", *LATER)},
+    {name: _KINDS[of] for name, of in LATER.items()},
 )
 _TEMPERATURE = Record({"temperature": Number(1e-6, 1e6)})
 
