@@ -129,5 +129,14 @@ class Classifier:
         logits = self.logits(self.normalise(images))
         return self._log_probabilities(logits), labels.sink_mass(logits, self.recipe.mollify.loss)
 
+    def with_energy(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `__call__`, and (batch, 2): the sink's probability, NaN without one, and logsumexp of the class logits."""
+        logits = self.logits(self.normalise(images))
+        energy = logits.float()[:, : self.classes].logsumexp(dim=1)
+        sink = (
+            labels.sink_mass(logits, self.recipe.mollify.loss) if self.has_sink else torch.full_like(energy, torch.nan)
+        )
+        return self._log_probabilities(logits), torch.stack([sink, energy], dim=1)
+
     def _log_probabilities(self, logits: Tensor) -> Tensor:
         return labels.log_probabilities(logits, self.classes, self.recipe.mollify.loss)

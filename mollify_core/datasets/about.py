@@ -11,7 +11,7 @@ from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION
 from mollify_core.foreign import clean
 
 _FIRST = 5  # classes that are named
-_UNEQUAL = 1.5  # times as many images in one class as in another are worth a word
+UNEQUAL = 1.5  # times as many images in one class as in another are worth a word
 _LEAK = 0.01  # share of a split that is worth a word
 
 
@@ -60,7 +60,7 @@ def described(prepared: Prepared) -> dict[str, str]:
     lines = {"classes": f"{len(names)}: {first}{', …' if len(names) > _FIRST else ''}"}
     of_class = np.bincount(prepared.labels(TRAIN), minlength=len(names))
     most, least = of_class.argmax(), of_class.argmin()
-    if of_class[most] > _UNEQUAL * of_class[least]:
+    if of_class[most] > UNEQUAL * of_class[least]:
         told = [f"{of_class[i]:,} of {clean(names[i], 24, keep='')}" for i in (most, least)]
         lines["unequal"] = f"from {told[0]} to {told[1]}; the balanced error weighs all classes alike"
     source = prepared.spec.source

@@ -25,7 +25,7 @@ from mollify_core import rng
 from mollify_core.corruptions.benchmark import BENCHMARK, CORRUPTIONS, GROUPS, SEVERITIES, check_cell, group_of
 from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.matching.distortions import KINDS, Distortions, distort
-from mollify_core.measure import calibration
+from mollify_core.measure import calibration, detection, selective
 from mollify_core.measure.metrics import COLUMNS, Metrics, per_prediction
 from mollify_core.normalise import Normalise
 
@@ -37,12 +37,14 @@ LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEANS = (
     *("error", "top5_error", "nll", "brier", "confidence", "ece", "adaptive_ece", "batch_mean_ece", "matching_ece"),
     *("scaled_nll", "scaled_ece", "scaled_adaptive_ece", "sink_mass"),
+    *("aurc", "risk_at_80", "risk_at_90", "risk_at_95"),
+    *("ood_msp_auroc", "ood_msp_fpr95", "ood_energy_auroc", "ood_energy_fpr95"),
 )
 """The metrics of a row that are averaged over cells."""
 
 Forward = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 """uint8 images, or float32 ones in [0, 1], (batch, channels, height, width) -> log-probabilities (batch, classes); of a
-network with a sink class also the sink's probability (batch,)."""
+network with a sink class also the sink's probability (batch,), or whatever else is said of each image."""
 Row = dict[str, Any]
 
 
@@ -171,7 +173,8 @@ def measure(
     """What a network says of all images.
 
     Args:
-        forward: the network, in evaluation mode; see `Forward`; a `classifier.Classifier`, or its `with_sink`.
+        forward: the network, in evaluation mode; see `Forward`; a `classifier.Classifier`, its `with_sink` or its
+            `with_energy`.
         images: (n, channels, height, width) uint8, or float32 in [0, 1], resident or memory-mapped.
         batch: images a forward pass, at most `CHUNK`. Apart from the rounding of the network, results do not depend on
             it.
@@ -179,7 +182,8 @@ def measure(
         distort: a function of `distortion`.
 
     Returns:
-        Log-probabilities (n, classes) float32 and the sink's probability (n,) float32 or None, on the network's device.
+        Log-probabilities (n, classes) float32 and what `forward` says besides, as the sink's probability (n,) float32,
+        or None, on the network's device.
 
     Raises:
         ConfigError: the batch size is out of range.
@@ -208,6 +212,8 @@ def row(
     labels: Tensor,
     temperature: float = 1.0,
     sink_mass: Tensor | None = None,
+    energy: Tensor | None = None,
+    foreign: Tensor | None = None,
 ) -> Row:
     """One tidy row of plain Python values: what was measured on a cell.
 
@@ -217,13 +223,18 @@ def row(
         labels: (n,) int64.
         temperature: fitted on validation (`calibration.fit_temperature`); 1 changes nothing.
         sink_mass: (n,) probability of the sink class, of a network that has one.
+        energy: (n,) logsumexp of the logits; needed with `foreign`.
+        foreign: (2, m) `detection.SCORES` of images of another data set.
 
     Returns:
         kind, name, group, severity, level as in `Cell`; images; error, top5_error, nll (nats), brier, confidence;
         the calibration errors ece, adaptive_ece, batch_mean_ece, matching_ece; scaled_nll, scaled_ece,
         scaled_adaptive_ece after division by `temperature`; sink_mass, the mean (NaN without a sink); bin_count,
         bin_accuracy, bin_confidence, the reliability diagram (15 values, NaN in empty bins); class_error and
-        class_confidence, the mean probability of the true class, by class (NaN for a class without images).
+        class_confidence, the mean probability of the true class, by class (NaN for a class without images), and
+        class_images, how many there are; aurc and risk_at_80, _90, _95 (`selective`) by the largest probability, and
+        risk_curve (100 values); ood_<score>_auroc, ood_<score>_fpr95 and ood_<score>_roc (100 values) of `detection`,
+        NaN and empty without `foreign`.
 
     Raises:
         ConfigError: the temperature is not positive and finite.
@@ -258,7 +269,30 @@ def row(
         "bin_confidence": bins.confidence.tolist(),
         "class_error": _class_means(columns["error"], labels, classes),
         "class_confidence": _class_means((-columns["nll"]).exp(), labels, classes),
+        "class_images": labels.bincount(minlength=classes).tolist(),
+        **_selective(confidence, columns["error"]),
+        **_detection(confidence, energy, foreign),
     }
+
+
+def _selective(confidence: Tensor, error: Tensor) -> Row:
+    curve = selective.risk_curve(confidence, error).tolist()
+    risks = {f"risk_at_{coverage}": curve[coverage - 1] for coverage in (80, 90, 95)}
+    return {"aurc": selective.aurc(confidence, error), **risks, "risk_curve": curve}
+
+
+def _detection(confidence: Tensor, energy: Tensor | None, foreign: Tensor | None) -> Row:
+    if foreign is None:
+        blank = {"auroc": math.nan, "fpr95": math.nan, "roc": []}
+        return {f"ood_{score}_{name}": value for score in detection.SCORES for name, value in blank.items()}
+    if energy is None:
+        raise DataError("Expected the energy of the images beside the scores of foreign ones, but got none")
+    found: Row = {}
+    for score, known, other in zip(detection.SCORES, (confidence, energy.cpu()), foreign.cpu(), strict=True):
+        roc = detection.false_positives(known, other).tolist()
+        found |= {f"ood_{score}_auroc": detection.auroc(known, other), f"ood_{score}_fpr95": roc[94]}
+        found[f"ood_{score}_roc"] = roc
+    return found
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], reference_rows: Sequence[Mapping[str, Any]] | None = None) -> Row:

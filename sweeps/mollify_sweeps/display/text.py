@@ -24,7 +24,14 @@ _NAMES = {
     "scaled_ece": "scaled ECE",
     "scaled_adaptive_ece": "scaled adaptive ECE",
     "sink_mass": "sink mass",
+    "aurc": "AURC",
+    **{f"risk_at_{coverage}": f"risk at {coverage} % coverage" for coverage in (80, 90, 95)},
+    "ood_msp_auroc": "AUROC by softmax",
+    "ood_msp_fpr95": "FPR at 95 % TPR by softmax",
+    "ood_energy_auroc": "AUROC by energy",
+    "ood_energy_fpr95": "FPR at 95 % TPR by energy",
 }
+_SHARES = ("error", "ece", "aurc", "risk_at_80", "risk_at_90", "risk_at_95", "auroc", "fpr95")
 
 
 def label(metric: str, unit: bool = True, *, difference: bool = False) -> str:
@@ -36,7 +43,7 @@ def label(metric: str, unit: bool = True, *, difference: bool = False) -> str:
 
 def scale(metric: str) -> float:
     """Factor from a metric to the number that is customarily shown: 100 for shares, else 1."""
-    return 100.0 if metric.endswith(("error", "ece")) else 1.0
+    return 100.0 if metric.endswith(_SHARES) else 1.0
 
 
 def points(metric: str) -> str:

@@ -52,7 +52,8 @@ def measure_cells(
         pool = cluster_pool(place.address, packed) if place.address else local_pool(packed, place.device, place.threads)
         needed = sorted({i for _, which in todo for i in which})
         temperatures = _temperatures(models, data, store, digests, needed, pool)
-        tasks = ((cell, *data.images(cell), {i: temperatures[i] for i in which}) for cell, which in todo)
+        foreign = dict(pool(((i, data.foreign.images) for i in needed), "scores")) if data.foreign else {}
+        tasks = ((cell, *data.images(cell), {i: temperatures[i] for i in which}, foreign) for cell, which in todo)
         with progress(console) as bar:
             task = bar.add_task("measuring", total=sum(len(which) for _, which in todo))
             for cell, found in pool(tasks, "rows"):

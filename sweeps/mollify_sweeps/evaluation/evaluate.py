@@ -1,7 +1,7 @@
 """What `sweeps/evaluate.py` does: find the models and the images, measure what is not yet, and report.
 
 <out>/cells/                                   every finished cell, see `cells`
-<out>/evaluation.parquet, summary.md, plots/
+<out>/evaluation.parquet, summary.md, classes.csv, plots/
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from mollify_core import provenance
 from mollify_core.augment.names import softens
 from mollify_core.corruptions.benchmark import BENCHMARK
 from mollify_core.errors import ConfigError, nearest
+from mollify_core.foreign import clean
 from mollify_core.measure.evaluation import CHUNK, Cell, cells, summarise
 from mollify_sweeps.display.console import Terminal, styled, table
 from mollify_sweeps.display.text import NONE, label, scale
-from mollify_sweeps.evaluation import report
+from mollify_sweeps.evaluation import report, uses
 from mollify_sweeps.evaluation.cells import digest, measure_cells
 from mollify_sweeps.evaluation.evaluator import CONSTANTS, Measurement
 from mollify_sweeps.evaluation.images import TestData, test_data
 from mollify_sweeps.evaluation.models import Model, find
 from mollify_sweeps.evaluation.options import SOURCES, Evaluation
+from mollify_sweeps.evaluation.rows import summaries
 from mollify_sweeps.storage.store import Store
 
 
@@ -96,11 +99,14 @@ def _show(console: Console, models: Sequence[Model], data: TestData, chosen: Seq
     console.print(
         styled(f"Evaluation on {spec.name}", "bold", f": {len(data.clean)} test images, {len(chosen)} cells a model")
     )
-    if not (data.prepared.verified and (corrupted is None or corrupted.verified)):
+    if not data.verified:
         console.print(styled("UNVERIFIED DATA", "bold red", ": not the official files"))
     if corrupted is not None:
         where = "the published arrays" if corrupted.source == "official" else "made here, not the published arrays"
         console.print(f"corruptions: {len(corrupted.types)} types, {where}")
+    if (other := data.foreign) is not None:
+        left = f", {other.left_out:,} could not be read and are left out" if other.left_out else ""
+        console.print(f"foreign images: {len(other.images):,} of {clean(other.name, keep='')}{left}", highlight=False)
     for model in models:
         console.print(f"  {model.label}: {model.uri}", soft_wrap=True, highlight=False)
     console.print(f"results: {store.uri}\n", soft_wrap=True, highlight=False)
@@ -118,6 +124,14 @@ def _print(console: Console, rows: Sequence[dict[str, Any]], metadata: dict[str,
     console.print(table("Measured on the test set", ["model", *map(label, columns), "mCE (%)"], lines))
     if any(row["kind"] == "corruption" for row in rows):
         console.print(f"mCE: relative to {metadata['reference']}", highlight=False)
+    numbers = summaries(rows, metadata)
+    for title, metrics in (("Selective risk", uses.SELECTIVE), (f"Told from {metadata['ood']}", uses.DETECTION)):
+        if keys := [f"{scope}_{metric}" for scope in uses.scopes(rows, metrics[0]) for metric in metrics]:
+            console.print(table(title, *uses.table(numbers, keys)))
+    if not all(math.isfinite(row["aurc"]) for row in rows):
+        console.print("cells that an earlier version measured have no AURC; a new --out measures them", highlight=False)
+    if uses.unequal(rows):
+        console.print(table("Classes with the highest clean error", *uses.worst(rows, metadata)))
 
 
 def _metadata(models: Sequence[Model], data: TestData, how: Measurement, reference: str) -> dict[str, Any]:
@@ -125,7 +139,7 @@ def _metadata(models: Sequence[Model], data: TestData, how: Measurement, referen
     return {
         "dataset": data.prepared.spec.name,
         "fingerprint": data.prepared.fingerprint,
-        "verified": data.prepared.verified and (corrupted is None or corrupted.verified),
+        "verified": data.verified,
         "class_names": manifest["class_names"],
         "models": {
             model.label: {
@@ -142,6 +156,9 @@ def _metadata(models: Sequence[Model], data: TestData, how: Measurement, referen
         "reference": reference,
         "corruption_source": corrupted.source if corrupted else None,
         "corruption_fingerprint": corrupted.fingerprint if corrupted else None,
+        "ood": clean(data.foreign.name, keep="") if data.foreign else None,
+        "ood_fingerprint": data.foreign.fingerprint if data.foreign else None,
+        "ood_images": len(data.foreign.images) if data.foreign else None,
         "distortions": how.distortions,
         "published_distortions": how.published,
         "precision": how.precision,

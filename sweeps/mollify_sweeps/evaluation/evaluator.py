@@ -75,8 +75,20 @@ class Evaluator:
         log_probabilities, _ = measure(self._classifiers[which], images, batch=self._protocol.batch, device=self.device)
         return calibration.fit_temperature(log_probabilities, labels.to(self.device))
 
+    def scores(self, which: int, images: torch.Tensor) -> torch.Tensor:
+        """`detection.SCORES` (2, n) of model `which` on foreign images, as in `rows`; on the CPU."""
+        classifier = self._classifiers[which]
+        found, besides = measure(classifier.with_energy, images, batch=self._protocol.batch, device=self.device)
+        assert besides is not None
+        return torch.stack([found.amax(dim=1).exp(), besides[:, 1]]).cpu()
+
     def rows(
-        self, cell: Cell, images: torch.Tensor, labels: torch.Tensor, temperatures: dict[int, float]
+        self,
+        cell: Cell,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        temperatures: dict[int, float],
+        foreign: dict[int, torch.Tensor],
     ) -> dict[int, Row]:
         """Measures the models that `temperatures` names on one cell.
 
@@ -85,6 +97,7 @@ class Evaluator:
             images: (n, channels, height, width) uint8 on the CPU.
             labels: (n,) int64.
             temperatures: index of a model -> its temperature.
+            foreign: index of a model -> its `scores` of foreign images; empty without these.
         """
         how, result = self._protocol, {}
         for which, temperature in temperatures.items():
@@ -93,12 +106,10 @@ class Evaluator:
             if cell.kind == "distortion":
                 published = classifier.normalise.to("cpu") if how.published else None
                 distort = distortion(cell, how.seed, CONSTANTS[how.distortions], published=published)
-            log_probabilities, sink = measure(
-                classifier.with_sink if classifier.has_sink else classifier,
-                images,
-                batch=how.batch,
-                device=self.device,
-                distort=distort,
+            log_probabilities, besides = measure(
+                classifier.with_energy, images, batch=how.batch, device=self.device, distort=distort
             )
-            result[which] = row(cell, log_probabilities, labels, temperature, sink)
+            assert besides is not None
+            sink = besides[:, 0] if classifier.has_sink else None
+            result[which] = row(cell, log_probabilities, labels, temperature, sink, besides[:, 1], foreign.get(which))
         return result

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from mollify_core.corruptions.benchmark import BENCHMARK, CORRUPTIONS, CorruptedSet
-from mollify_core.datasets import Prepared, corrupted_made
+from mollify_core.datasets import DATASETS, Prepared, corrupted_made
 from mollify_core.datasets.corrupted_official import OFFICIAL, open_corrupted
 from mollify_core.datasets.load import ImageSet
 from mollify_core.datasets.options import DataOptions
@@ -18,6 +18,7 @@ from mollify_core.datasets.split import stratified_subset
 from mollify_core.errors import ConfigError, DataError
 from mollify_core.measure.evaluation import Cell
 from mollify_sweeps.display.console import progress
+from mollify_sweeps.evaluation.foreign_images import Foreign, foreign_images
 from mollify_sweeps.evaluation.models import Model
 from mollify_sweeps.evaluation.options import TestOptions
 
@@ -31,12 +32,19 @@ class TestData:
         clean: its test images, or a stratified part of them.
         corrupted: the same or other images under corruptions; None measures none.
         rows: of `corrupted` that are used; None for all.
+        foreign: images of another data set; None measures no detection of them.
     """
 
     prepared: Prepared
     clean: ImageSet
     corrupted: CorruptedSet | None
     rows: torch.Tensor | None
+    foreign: Foreign | None = None
+
+    @property
+    def verified(self) -> bool:
+        """Whether all images are what they are said to be."""
+        return all(part is None or part.verified for part in (self.prepared, self.corrupted, self.foreign))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -45,6 +53,7 @@ class TestData:
             "data": self.prepared.fingerprint,
             "images": len(self.clean),
             "corrupted": self.corrupted.fingerprint if self.corrupted else None,
+            **({"ood": self.foreign.fingerprint} if self.foreign else {}),  # what was kept without stays valid
         }
 
     def images(self, cell: Cell) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +102,12 @@ def test_data(
         if len(corrupted.labels) > len(clean):
             share = len(clean) / len(corrupted.labels)
             rows = torch.from_numpy(stratified_subset(corrupted.labels.numpy(), share, 0, corrupted.fingerprint))
-    return TestData(prepared, clean, corrupted, rows)
+    foreign = None
+    if test.ood_dir is not None and test.ood not in DATASETS:
+        raise ConfigError("Expected --ood-dir with --ood and a known data set, but got none")
+    if test.ood is not None:
+        foreign = foreign_images(test.ood, test.ood_dir, prepared, data, first.background, test.images)
+    return TestData(prepared, clean, corrupted, rows, foreign)
 
 
 def _corrupted(

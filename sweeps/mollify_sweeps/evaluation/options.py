@@ -21,6 +21,8 @@ class TestOptions:
         extra: also the corruptions that tuning may see.
         images: about so many test images, stratified; None for all.
         seed: of the corruptions made here.
+        ood: another data set, or a folder of images, that models are to tell from their own; None for none.
+        ood_dir: the official files of `ood` are here.
     """
 
     corruptions: str = "auto"
@@ -29,6 +31,8 @@ class TestOptions:
     extra: bool = True
     images: int | None = None
     seed: int = 0
+    ood: str | None = None
+    ood_dir: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ The metadata is one JSON object; all but the first three may be missing:
 | models | label -> checkpoint, epochs, recipe (what differs from the defaults), seed, git_commit, versions, mollified |
 | reference | label of the model that others are compared with; by default the first |
 | distortions | whose constants they have: those of information matching's "evaluation" or "training" |
+| ood, ood_fingerprint, ood_images | the data set that models are to tell from their own, and how many of its images |
 | published_distortions | whether normalised images were distorted |
 | created, seed, precision, git_commit, versions | of the evaluation |
 """
@@ -30,6 +31,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
+from matplotlib.figure import Figure
 
 from mollify_core.corruptions.benchmark import BENCHMARK, GROUPS, SEVERITIES
 from mollify_core.errors import StorageError, first_line
@@ -37,7 +39,7 @@ from mollify_core.measure.evaluation import MEANS
 from mollify_core.measure.statistics import wilson_interval
 from mollify_sweeps.display.figures import pngs
 from mollify_sweeps.display.text import NONE, UNVERIFIED, label, markdown, scale
-from mollify_sweeps.evaluation import corruption_plots, distortion_plots
+from mollify_sweeps.evaluation import corruption_plots, distortion_plots, use_plots, uses
 from mollify_sweeps.evaluation.rows import (
     Rows,
     cell,
@@ -54,7 +56,7 @@ from mollify_sweeps.storage.store import Store
 ANSWERED = ("error", "ece", "nll")
 """What the answer and the table by severity are about."""
 ESTIMATORS = {"ece": "pooled", "batch_mean_ece": "batch mean", "matching_ece": "batch and bin mean"}
-_APART = ("confidence", "batch_mean_ece", "matching_ece")  # by level, and under the biased estimators
+_APART = ("confidence", "batch_mean_ece", "matching_ece", *uses.SELECTIVE, *uses.DETECTION)  # have their own sections
 MOST_LEVELS = 11  # columns in tables by level
 Numbers = Mapping[str, Mapping[str, Any]]
 """Model -> what `evaluation.summarise` says of it."""
@@ -69,7 +71,7 @@ def write(
     focus: int = 0,
     notice: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Writes evaluation.parquet, summary.md and plots/*.png, each file atomically.
+    """Writes evaluation.parquet, summary.md, classes.csv and plots/*.png, each file atomically.
 
     Args:
         rows: columns as in `SCHEMA`, each model and cell once.
@@ -105,9 +107,13 @@ def write(
     pa.parquet.write_table(table, buffer)
     put("evaluation.parquet", buffer.getvalue())
     put("summary.md", text.encode())
-    for name, png in pngs(
-        lambda: corruption_plots.draw(rows, metadata) | distortion_plots.draw(rows, metadata, focus), notice, dpi
-    ):
+    put("classes.csv", uses.classes_csv(rows, metadata).encode())
+
+    def draw() -> dict[str, Figure]:
+        shown = corruption_plots.draw(rows, metadata) | distortion_plots.draw(rows, metadata, focus)
+        return shown | use_plots.draw(rows, metadata)
+
+    for name, png in pngs(draw, notice, dpi):
         put(f"plots/{name}.png", png)
     return files
 
@@ -118,6 +124,7 @@ def summary(rows: Rows, metadata: Mapping[str, Any]) -> str:
     lines = [] if metadata["verified"] else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Evaluation on {metadata['dataset']}", "", *_answer(numbers, metadata, reference)]
     lines += [*_errors(rows, numbers, reference), *_probabilities(rows, numbers), *_severities(numbers)]
+    lines += uses.summary(rows, metadata, numbers)
     lines += [*_levels(rows), *_biased(numbers), *_data(rows, metadata, numbers), *_provenance(metadata)]
     return "\n".join(lines)
 

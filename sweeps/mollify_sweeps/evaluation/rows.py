@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from mollify_core.documents import json_of
 from mollify_core.errors import ConfigError, DataError, StorageError, first_line, nearest
 from mollify_core.foreign import clean
 from mollify_core.kinds import Flag, ListOf, MapOf, Maybe, Number, Record, Text, Whole, checked
+from mollify_core.measure.detection import SCORES
 from mollify_core.measure.evaluation import summarise
 
 _TYPES = {
@@ -30,6 +32,13 @@ _TYPES = {
     "bin_count": pa.list_(pa.int64()),
     **dict.fromkeys(("bin_accuracy", "bin_confidence", "class_error", "class_confidence"), pa.list_(pa.float64())),
 }
+LATER = {  # not in what earlier versions wrote
+    "class_images": pa.list_(pa.int64()),
+    **dict.fromkeys(("aurc", "risk_at_80", "risk_at_90", "risk_at_95"), pa.float64()),
+    **{f"ood_{score}_{name}": pa.float64() for score in SCORES for name in ("auroc", "fpr95")},
+    **dict.fromkeys(("risk_curve", *(f"ood_{score}_roc" for score in SCORES)), pa.list_(pa.float64())),
+}
+_TYPES |= LATER
 SCHEMA = pa.schema(list(_TYPES.items()))
 """Columns of the table. Errors and calibration errors are shares in [0, 1], NaN where there is none.
 
@@ -37,7 +46,10 @@ model: the label shown. kind, name: "clean" and "", "corruption" and which, or "
 corruption, "extra" for those that models are not judged by. severity: 1 .. 5 of a corruption, else 0. level: strength d
 in [0, 1] of a distortion, else NaN. source: "official", "made" or "test set". confidence: mean largest probability.
 scaled_*: after division by the temperature. bin_*: equal-width bins of confidence; class_*: one value a class,
-class_confidence being the mean probability of the true class.
+class_confidence being the mean probability of the true class. risk_*: error of the most confident images at coverages
+in %, risk_curve at 1 .. 100 %. ood_*: detection of another data set's images by a score, roc being the false positive
+rates at true positive rates of 1 .. 100 %; NaN and empty where there were none. Rows of earlier versions have none of
+these, nor aurc and class_images, which are NaN and empty there too.
 """
 _KEY = b"mollify_evaluation"
 _NAME = Text(1000)
@@ -45,10 +57,10 @@ _METADATA = Record(
     {"dataset": _NAME, "verified": Flag(), "class_names": ListOf(_NAME, 1, 100_000)},
     {
         **dict.fromkeys(("fingerprint", "corruption_source", "corruption_fingerprint", "reference"), Maybe(_NAME)),
-        **dict.fromkeys(("distortions", "precision", "git_commit", "created"), Maybe(_NAME)),
+        **dict.fromkeys(("distortions", "precision", "git_commit", "created", "ood", "ood_fingerprint"), Maybe(_NAME)),
         "models": MapOf(Record({}, {"mollified": Maybe(Flag()), "recipe": MapOf(), "checkpoint": Text()}), 10_000),
         "published_distortions": Maybe(Flag()),
-        "seed": Maybe(Whole()),
+        **dict.fromkeys(("seed", "ood_images"), Maybe(Whole())),
         "versions": MapOf(_NAME),
     },
 )
@@ -74,13 +86,19 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         raise DataError(f"Expected {str(path)!r} to hold an evaluation, but it was not written as one")
     what = f"the metadata of {str(path)!r}"
     try:
-        rows, told = table.to_pylist(), checked(json_of(metadata), _METADATA, what)
+        rows, told = list(map(_filled, table.to_pylist())), checked(json_of(metadata), _METADATA, what)
         to_table(rows, told)
     except (DataError, ConfigError) as error:
         raise DataError(f"Cannot read the evaluation {str(path)!r}: {error}") from None
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"Cannot read the evaluation {str(path)!r}: {clean(first_line(error), 200)}") from None
     return rows, told
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with what earlier versions did not measure, as missing."""
+    blank: dict[str, Any] = {name: math.nan if of == pa.float64() else [] for name, of in LATER.items()}
+    return {**row, **{name: value for name, value in blank.items() if name not in row}}
 
 
 _KINDS = {
@@ -90,7 +108,10 @@ _KINDS = {
     pa.list_(pa.int64()): ListOf(Whole()),
     pa.list_(pa.float64()): ListOf(Number(any=True)),
 }
-_MEASURED = Record({name: _KINDS[of] for name, of in _TYPES.items() if name not in ("model", "source")})
+_MEASURED = Record(
+    {name: _KINDS[of] for name, of in _TYPES.items() if name not in ("model", "source", *LATER)},
+    {name: _KINDS[of] for name, of in LATER.items()},
+)
 _TEMPERATURE = Record({"temperature": Number(1e-6, 1e6)})
 
 
@@ -100,8 +121,8 @@ def kept_row(text: bytes) -> dict[str, Any]:
     Raises:
         DataError: it is none.
     """
-    tree = checked(json_of(text), _MEASURED, "a kept cell")
-    return {name: tree[name] for name in _MEASURED.required}
+    tree = _filled(checked(json_of(text), _MEASURED, "a kept cell"))
+    return {name: tree[name] for name in _MEASURED.required | _MEASURED.optional}
 
 
 def kept_temperature(text: bytes) -> dict[str, Any]:

@@ -61,6 +61,13 @@ def parser() -> Parser:
         action="store_true",
         help="distort normalised images, as the paper's script does by mistake; for comparison with its figures",
     )
+    g.add_argument(
+        "--ood",
+        metavar="DATASET|FOLDER",
+        help="also: how well models tell the test images from those of this data set, or of this folder and those "
+        "below it, scaled to the models' size (at most 10,000): AUROC, and FPR at 95%% TPR, by softmax and by energy",
+    )
+    g.add_argument("--ood-dir", metavar="DIR", help="the official files of the data set of --ood are here")
     g.add_argument("--reference", metavar="LABEL", help="the model that mCE and differences refer to (default: plain)")
     g.add_argument("--seed", type=int, default=0, metavar="N", help="of the corruptions' and distortions' noise")
 
@@ -97,7 +104,13 @@ def _run(argv: list[str] | None) -> int:
             models=tuple(args.models),
             data=data_options(args),
             test=TestOptions(
-                args.corruptions, args.corruption_dir, args.frost_dir, extra=not args.no_extra, images=args.images
+                args.corruptions,
+                args.corruption_dir,
+                args.frost_dir,
+                extra=not args.no_extra,
+                images=args.images,
+                ood=args.ood,
+                ood_dir=args.ood_dir,
             ),
             levels=args.levels,
             distortions=args.distortions,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from pyarrow import fs
 
 import evaluate
@@ -115,6 +117,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(run, models, t
         (["--precision", "fp16"], "bf16"),
         (["--batch-size", "0"], "--batch-size"),
         (["--images", "0"], "--images"),
+        (["--ood", "nowhere"], "nowhere"),
+        (["--ood", "digits"], "--ood"),
+        (["--ood-dir", "x"], "--ood-dir"),
         (["--reference", "nobody"], "nobody"),
         (["--corruptions", "official"], "digits"),
         (["--imagse", "3"], "--imagse"),
@@ -146,3 +151,45 @@ def test_a_model_of_other_data_is_refused(run, models, tmp_path):
 def test_results_go_to_a_folder_on_this_machine(models, capsys):
     assert evaluate.main([str(models / "plain"), "--out", "s3://bucket/x"]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_foreign_images_of_a_folder_and_cells_of_an_earlier_version(run, models, tmp_path):
+    folder = tmp_path / "odd" / "below"
+    folder.mkdir(parents=True)
+    for index in range(12):
+        noise = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{index}.png")
+    quick = [str(models / "plain"), *QUICK, "--corruptions", "none", "--levels", "none"]
+    code, out, _ = run(*quick, "--ood", str(folder.parent))
+    assert code == 0
+    assert "Told from odd" in out
+    (row,), about = rows_.read(tmp_path / "out" / "evaluation.parquet")
+    assert about["ood_images"] == 12
+    assert 0 <= row["ood_energy_auroc"] <= 1
+    assert row["ood_msp_fpr95"] == row["ood_msp_roc"][94]
+    assert row["risk_at_90"] == row["risk_curve"][89]
+    assert {path.name for path in (tmp_path / "out" / "plots").iterdir()} >= {"risk_coverage.png", "ood_roc.png"}
+    assert (tmp_path / "out" / "classes.csv").read_text().count("\n") == 11
+
+    assert run(*quick)[0] == 0
+    (kept,) = [p for p in (tmp_path / "out" / "cells").glob("*/clean.json") if "NaN" in p.read_text()[-400:]]
+    new = json.loads(kept.read_text())
+    assert new["nll"] == row["nll"]  # foreign images change nothing else
+    assert new["aurc"] == row["aurc"]
+    kept.write_text(json.dumps({k: v for k, v in new.items() if k not in rows_.LATER}))
+    stamp = kept.stat().st_mtime_ns
+    code, out, _ = run(*quick)
+    assert code == 0
+    assert "earlier version" in out
+    assert kept.stat().st_mtime_ns == stamp
+    (old,), _ = rows_.read(tmp_path / "out" / "evaluation.parquet")
+    assert (old["nll"], old["risk_curve"], old["aurc"] == old["aurc"]) == (row["nll"], [], False)
+
+    (folder / "bad.png").write_bytes(b"no image")
+    code, _, err = run(*quick, "--ood", str(folder.parent))
+    assert code == 2
+    assert "bad.png" in err
+    code, out, _ = run(*quick, "--ood", str(folder.parent), "--on-bad-image", "skip")
+    assert code == 0
+    assert "1 could not be read" in out

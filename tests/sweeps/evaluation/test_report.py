@@ -294,7 +294,7 @@ def test_every_table_is_well_formed_whatever_the_labels(rows: Rows) -> None:
     odd = {"plain": "a|b\nc", "paper": "$x_1$ & _y_", "best (trial 7)": "模型 " + "long " * 20}
     renamed = [{**row, "model": odd[row["model"]]} for row in rows]
     found = tables(report.summary(renamed, metadata_of(odd.values())))
-    assert len(found) == 9
+    assert len(found) == 13
     assert found[1][1][0] == r"a\|b c"
 
 
