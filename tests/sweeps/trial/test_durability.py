@@ -646,7 +646,7 @@ def memory(tmp_path) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize(("trials", "every"), [(6, 40), pytest.param(8, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("trials", "every"), [(6, 120), pytest.param(8, 1, marks=pytest.mark.slow)])
 def test_killed_between_two_writes_it_ends_as_if_unbroken(trials, every, monkeypatch, memory):
     """Set-up: a study of some trials over four epochs; its file is copied after each write, as a kill would leave it.
 

@@ -47,6 +47,7 @@ def test_the_images_come_from_the_object_store_as_they_are(fraction, digits, sta
     assert again.images.data_ptr() == data.fit.images.data_ptr()  # all trials of a machine share one copy
 
 
+@pytest.mark.slow
 def test_streamed_images_are_what_they_are_without_ray(tmp_path, monkeypatch, started_ray):
     """Also while the trial holds every CPU; a pipeline that nobody reads any more ends."""
     monkeypatch.setattr(shards, "GROUP_BYTES", 64 * 3 * 32**2)
