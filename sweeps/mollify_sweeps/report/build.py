@@ -111,8 +111,14 @@ def _write(path: Path, save: Callable[[Path], object]) -> Path:
 
 
 def _write_trials(results: Results, path: Path) -> None:
-    import pyarrow as pa
     import pyarrow.parquet
+
+    pyarrow.parquet.write_table(trials_table(results), path)
+
+
+def trials_table(results: Results) -> pa.Table:
+    """One row a trial: number, state, method, epochs, seconds; param_* of the search, recipe_* settings, metrics."""
+    import pyarrow as pa
 
     trials = results.trials
     attrs = [trial.user_attrs for trial in trials]
@@ -142,4 +148,4 @@ def _write_trials(results: Results, path: Path) -> None:
         **{name: attribute(name, pa.string()) for name in ("failure", "failure_message", "folder", "checkpoint")},
         "verified": column((results.sweep.verified for _ in trials), pa.bool_()),
     }
-    pa.parquet.write_table(pa.table(columns), path)
+    return pa.table(columns)

@@ -14,11 +14,13 @@ from pyarrow.fs import LocalFileSystem
 
 import check
 import evaluate
+import mollify_sweeps
 import search
 import status
 from mollify_core import checkpoint
 from mollify_core.datasets import Prepared
 from mollify_core.datasets.options import DataOptions
+from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
@@ -249,3 +251,21 @@ def test_what_is_written_is_read_again_also_of_a_sweep_with_a_budget_alone(start
 def test_what_is_no_description_is_one_sentence(text: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Description.from_json(text)
+
+
+def test_a_kept_sweep_is_read_from_python(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sweeps of 0.1, one finished and one whose driver was killed: nothing is printed, nothing changes."""
+    before = {path: path.read_bytes() for path in (kept / "stopped").rglob("*") if path.is_file()}
+    sweep = mollify_sweeps.open_sweep(kept / "stopped")
+    assert (sweep.name, sweep.question) == ("stopped", "Was mollification worth it?")
+    assert "Best of 1 completed trials" in sweep.answer
+    assert sweep.best_recipe is not None
+    assert sweep.best_recipe.model.network == "resnet8"
+    trials, epochs = sweep.trials.to_pylist(), sweep.epochs.to_pylist()
+    assert [trial["state"] for trial in trials][:2] == ["COMPLETE", "RUNNING"]
+    assert [(row["trial"], row["epoch"]) for row in epochs][:3] == [(0, 1), (0, 2), (0, 3)]
+    assert epochs[2]["corrupted_nll"] == UNBROKEN[0]["epochs"][2]
+    assert before == {path: path.read_bytes() for path in (kept / "stopped").rglob("*") if path.is_file()}
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ConfigError, match=r"a sweep with a study in .*nowhere"):
+        mollify_sweeps.open_sweep(kept / "nowhere")
