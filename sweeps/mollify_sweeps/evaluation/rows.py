@@ -145,9 +145,7 @@ def to_table(rows: pa.Table | Rows, metadata: Mapping[str, Any]) -> pa.Table:
         raise DataError("Expected rows of at least one cell, but got none")
     for row in found:
         if differing := row.keys() ^ _TYPES.keys():
-            raise DataError(
-                f"Expected the columns {', '.join(_TYPES)}, but missing or too many are {sorted(differing)}"
-            )
+            raise DataError(f"Expected the columns of an evaluation, but missing or too many are {sorted(differing)}")
     try:
         table = pa.Table.from_pylist(found, schema=SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

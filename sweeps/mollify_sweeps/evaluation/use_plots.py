@@ -52,7 +52,7 @@ def roc(rows: Rows, metadata: Mapping[str, Any]) -> Figure | None:
     for line, (score, panels) in zip(axes, grid.items(), strict=True):
         for panel, (text, shown) in zip(line, panels.items(), strict=True):
             for index, (model, curve) in shown.items():
-                rates = [np.append(0, values) for values in (100 * curve, _PERCENT)]
+                rates = [np.concatenate([[0], values, [100]]) for values in (100 * curve, _PERCENT)]
                 panel.plot(*rates, label=model, markevery=20, ms=4, **line_style(index))
             panel.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
             panel.axhline(95, color=GREY, lw=1, ls=":")

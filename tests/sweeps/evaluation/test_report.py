@@ -348,6 +348,7 @@ def draw(rows: Rows, metadata: dict[str, Any]) -> dict[str, Figure]:
 def test_every_plot_is_written_and_shows_something(written: tuple[Path, list[Path]]) -> None:
     folder, files = written
     expected = {"error_by_severity", "error_by_group", "general_metrics_comparison", "distortion_calibration"}
+    expected |= {"risk_coverage"}
     expected |= {f"robust_acc_vs_{kind}" for kind in KINDS} | {f"confidence_vs_{kind}_class2" for kind in KINDS}
     for kind in ("reliability", "corruptions", "robust_acc_per_dist", "confidence_per_dist_class2", "distortions"):
         expected |= {f"{kind}_best-trial-7"}

@@ -270,6 +270,8 @@ CELL = json.dumps(
         **dict.fromkeys(("kind", "name", "group"), "clean"),
         **dict.fromkeys(("severity", "images"), 1),
         "bin_count": [1, 8],
+        "class_images": [1, 0],
+        **{name: [0.5, 1] for name in ("risk_curve", "ood_msp_roc", "ood_energy_roc")},
         **{name: [0.5, 1] for name in ("bin_accuracy", "bin_confidence", "class_error", "class_confidence")},
     }
 )
