@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(argv))
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def parser() -> Parser:
+    """The parser; every option says what it does and its default."""
     p = Parser(
         prog="python -m mollify_core.export",
         description="Write a trained model for other programs.",
@@ -58,7 +59,11 @@ def _run(argv: Sequence[str] | None) -> int:
     p.add_argument("--temperature", default="1", metavar="T", help=TEMPERATURE_HELP)
     add_network_code(p)
     add_data_options(p.add_argument_group("its data set, for --temperature validation, and for old checkpoints"))
-    args = p.parse_args(argv)
+    return p
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
     if args.to == "state-dict" and args.temperature != "1":
         raise ConfigError("Expected no --temperature for a state dict, which holds weights alone")
     out = expanded(args.out or f"model{FORMS[args.to]}", written=True)

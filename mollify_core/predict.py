@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(argv))
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def parser() -> Parser:
+    """The parser; every option says what it does and its default."""
     p = Parser(
         prog="python -m mollify_core.predict",
         description="Say what a trained model takes images for, and how sure it is.",
@@ -56,7 +57,11 @@ def _run(argv: Sequence[str] | None) -> int:
     p.add_argument("--out", metavar="FILE", help="write there (default: print)")
     add_network_code(p)
     add_data_options(p.add_argument_group("its data set, for --temperature validation, and for old checkpoints"))
-    args = p.parse_args(argv)
+    return p
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
     if args.top < 1:
         raise ConfigError(f"Expected --top to be at least 1, but got {args.top}")
     files = list(_files(args.images))

@@ -98,11 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(argv))
 
 
+def parser() -> Parser:
+    """The parser; every option says what it does and its default."""
+    p = Parser(prog="python -m mollify_core.presets", description="Recipes of the papers.")
+    p.add_argument("name", nargs="?", metavar="NAME", help="print this one as JSON (default: list all)")
+    p.add_argument("--dataset", default="cifar10", metavar="NAME", help="(default: cifar10)")
+    return p
+
+
 def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m mollify_core.presets", description="Recipes of the papers.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this one as JSON (default: list all)")
-    parser.add_argument("--dataset", default="cifar10", metavar="NAME", help="(default: cifar10)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.name is None:
         for name, (text, _) in PRESETS.items():
             print(f"{name:20} {text}")

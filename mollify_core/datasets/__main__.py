@@ -25,21 +25,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(argv), stopped="interrupted; the same command continues")
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m mollify_core.datasets", description="Data sets.")
-    command = parser.add_subparsers(dest="command", required=True).add_parser(
-        "prepare", help="fetch a data set, check it, and write it to the cache"
+def parser() -> Parser:
+    """The parser of `prepare`; every option says what it does and its default."""
+    p = Parser(
+        prog="python -m mollify_core.datasets prepare",
+        description="Fetch a data set, check it, and write it to the cache.",
     )
-    command.add_argument(
+    p.add_argument(
         "name",
         metavar="NAME",
         help=f"{', '.join(DATASETS)}; their published corruptions {', '.join(_CORRUPTED)}; or the path of a folder "
         "with one folder of images per class",
     )
-    command.add_argument("--image-size", type=int, metavar="N", help="of a folder of images: scale them to N pixels")
-    add_background(command)
-    add_data_options(command)
-    args = parser.parse_args(argv)
+    p.add_argument("--image-size", type=int, metavar="N", help="of a folder of images: scale them to N pixels")
+    add_background(p)
+    add_data_options(p)
+    return p
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    root = Parser(prog="python -m mollify_core.datasets", description="Data sets.")
+    root.add_subparsers(dest="command", required=True).add_parser(
+        "prepare", help="fetch a data set, check it, and write it to the cache", parents=[parser()], add_help=False
+    )
+    args = root.parse_args(argv)
     data = data_options(args)
     if args.name not in _CORRUPTED:
         print(_dataset(data.prepare(args.name, args.image_size, args.background)))

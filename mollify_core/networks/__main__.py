@@ -13,21 +13,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(argv))
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m mollify_core.networks", description=__doc__)
-    parser.add_argument(
+def parser() -> Parser:
+    """The parser; every option says what it does and its default."""
+    p = Parser(prog="python -m mollify_core.networks", description=__doc__)
+    p.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
         help="these alone; also torchvision/NAME, timm/NAME where timm is installed, and FILE.py:FACTORY or "
         "MODULE:FACTORY of your own (default: all built-in ones)",
     )
-    parser.add_argument(
+    p.add_argument(
         "--network-kwargs", nargs="*", default=[], metavar="NAME=VALUE", help="further arguments of these networks"
     )
-    parser.add_argument("--classes", type=int, default=10, help="number of outputs (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=32, metavar="N", help="pixels a side (default: %(default)s)")
-    args = parser.parse_args(argv)
+    p.add_argument("--classes", type=int, default=10, help="number of outputs (default: %(default)s)")
+    p.add_argument("--image-size", type=int, default=32, metavar="N", help="pixels a side (default: %(default)s)")
+    return p
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
     shape = (3, args.image_size, args.image_size)
     if args.names:
         costs = [_cost(name, args.classes, shape, args.network_kwargs) for name in args.names]

@@ -11,7 +11,7 @@ from mollify_core.errors import ConfigError, nearest
 from mollify_core.foreign import shown
 from mollify_core.program import COMMAND, guarded
 
-_PROGRAMS = {  # name -> (module, arguments that come first, what it is for)
+PROGRAMS = {  # name -> (module, arguments that come first, what it is for)
     "search": ("mollify_sweeps.programs.search", (), "find out whether a method helps, and how best: a sweep"),
     "status": ("mollify_sweeps.programs.status", (), "how sweeps are; stop, continue or show one"),
     "evaluate": ("mollify_sweeps.programs.evaluate", (), "measure models on the test set and its corruptions"),
@@ -27,6 +27,7 @@ _PROGRAMS = {  # name -> (module, arguments that come first, what it is for)
     ),
     "networks": ("mollify_core.networks.__main__", (), "list and measure networks"),
     "presets": ("mollify_core.presets", (), "list the papers' set-ups"),
+    "completion": ("mollify_sweeps.programs.completion", (), "a shell's script that completes all of these"),
 }
 
 
@@ -41,16 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def act() -> int:
-        if words[0] not in _PROGRAMS:
-            raise ConfigError(f"{COMMAND} has no command {shown(words[0])}{nearest(words[0], _PROGRAMS)}")
-        module, first, _ = _PROGRAMS[words[0]]
+        if words[0] not in PROGRAMS:
+            raise ConfigError(f"{COMMAND} has no command {shown(words[0])}{nearest(words[0], PROGRAMS)}")
+        module, first, _ = PROGRAMS[words[0]]
         return importlib.import_module(module).main([*first, *words[1:]])
 
     return guarded(act)
 
 
 def _help() -> str:
-    lines = [f"  {name:<11}{purpose}" for name, (_, _, purpose) in _PROGRAMS.items()]
+    lines = [f"  {name:<11}{purpose}" for name, (_, _, purpose) in PROGRAMS.items()]
     return "\n".join(
         [
             f"usage: {COMMAND} COMMAND …",

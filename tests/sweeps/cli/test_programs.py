@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -274,7 +275,7 @@ def test_help_teaches(capsys):
 def test_one_command_is_every_program(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Told as it was called: help and the commands that it prints name no script, which an installation lacks."""
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/mollify-sweeps"])
-    for name in command._PROGRAMS:
+    for name in command.PROGRAMS:
         with pytest.raises(SystemExit) as stop:
             command.main([name, "--help"])
         assert stop.value.code == 0
@@ -290,4 +291,25 @@ def test_one_command_is_every_program(capsys: pytest.CaptureFixture[str], monkey
     assert "did you mean 'search'" in refused(command.main, "serach", capsys=capsys)
     assert command.main([]) == 0
     told = capsys.readouterr().out
-    assert all(f"\n  {name} " in told for name in command._PROGRAMS)
+    assert all(f"\n  {name} " in told for name in command.PROGRAMS)
+
+
+def test_a_real_shell_completes_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "space.yaml").touch()
+    assert command.main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> set[str]:
+        """What Tab offers after the last word."""
+        call_it = 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_mollify_sweeps "$1" "${!#}"'
+        code = f'set -- mollify-sweeps "$@"; source ./script; {call_it}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        call = ["bash", "-c", code, "bash", *words]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=20)
+        assert not done.stderr, done.stderr
+        return set(done.stdout.split())
+
+    assert completed("s") == {"search", "status"}
+    assert completed("search", "--confi") == {"--confirm"}
+    assert completed("search", "--space", "spa") == {"space.yaml"}
+    assert completed("export", "--to", "") == {"onnx", "torch", "state-dict"}
+    assert "invalid choice: 'csh'" in refused(command.main, "completion", "csh", capsys=capsys)
