@@ -88,10 +88,24 @@ def guarded(
     except MollifyError as error:
         say(f"error: {hidden(str(error))}", sys.stderr)
         return 1 if isinstance(error, broke) else 2
+    except BrokenPipeError:
+        if not _unheard():
+            raise
+        return 141  # as the shell says of SIGPIPE
     except KeyboardInterrupt:
         if stopped:
             print(stopped, file=sys.stderr)
         return interrupted
+
+
+def _unheard() -> bool:
+    """Whether nobody reads what is printed any more, as behind `| head`; the rest of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def shell_command(program: str, words: Iterable[str], folder: str | Path | None = None) -> str:

@@ -54,3 +54,17 @@ def test_in_the_project_they_are_those_of_the_readme(monkeypatch: pytest.MonkeyP
     assert shell_command("sweeps/search.py", [], ROOT) == f"uv run {name} sweeps/search.py"
     assert shell_command("tensorboard", [], ROOT) == "uv run tensorboard"
     assert "uv run" not in shell_command("tensorboard", [], "/"), "uv finds the project in its own folder only"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    printing = "[print('x' * 9999) for _ in range(99)]"
+    code = f"import sys; from mollify_core.program import guarded; sys.exit(guarded(lambda: {printing}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as told:
+        assert told.stdout is not None
+        assert told.stderr is not None
+        told.stdout.read(10)
+        told.stdout.close()
+        assert told.stderr.read() == b""
+    assert told.returncode == 141
