@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import sys
 import textwrap
 import time
@@ -100,12 +101,11 @@ def guarded(
 
 def _unheard() -> bool:
     """Whether nobody reads what is printed any more, as behind `| head`; the rest of it then goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    out = sys.stdout.fileno()
+    if not stat.S_ISFIFO(os.fstat(out).st_mode):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
 
 
 def shell_command(program: str, words: Iterable[str], folder: str | Path | None = None) -> str:
