@@ -87,7 +87,7 @@ def test_time_limits_and_preemption_change_nothing(cluster: Slurm, tmp_path: Pat
 
     No epoch is trained twice, and `check.py` finds nothing.
     """
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole, cut, before = tmp_path / "whole", tmp_path / "cut", set(Path("/tmp").glob("mollify-*"))
     one = submit(cluster, tmp_path / "whole.log", *SWEEP, "--storage", str(whole), sbatch=("--nodelist=n1",))
     assert finish(cluster, one, tmp_path / "whole.log") == 0
     log = tmp_path / "cut.log"
@@ -103,7 +103,7 @@ def test_time_limits_and_preemption_change_nothing(cluster: Slurm, tmp_path: Pat
     assert told(cut) == told(whole)
     check = cluster("sh", "-c", f"cd {ROOT} && .venv/bin/python sweeps/check.py {cut}/s")
     assert "sound; 4 trials (4 complete)" in check
-    assert not list(Path("/tmp").glob(f"mollify-{job}-*"))
+    assert not {path for path in Path("/tmp").glob(f"mollify-{job}-*") if path not in before}
 
 
 def test_two_nodes(cluster: Slurm, tmp_path: Path) -> None:

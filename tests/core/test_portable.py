@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from places import ROOT
 
 WITHOUT = """
@@ -24,6 +26,7 @@ assert not {"ray", "optuna", "wandb"} & sys.modules.keys()
 """
 
 
+@pytest.mark.slow
 def test_it_imports_without_what_windows_and_macos_lack() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

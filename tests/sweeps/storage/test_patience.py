@@ -141,6 +141,7 @@ def test_renewed_credentials_are_picked_up(tmp_path, monkeypatch):
     assert "AWS Error UNKNOWN (HTTP status 400) during HeadObject operation" in said[0]
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_opened_waits(monkeypatch, s3):
     """Without its region in the URI, and without an endpoint, the region of a bucket is looked up: nobody answers."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]

@@ -62,6 +62,7 @@ def take(load: Callable[[], list[claim.Board]], folder: str, said: list[str]) ->
         check()
 
 
+@pytest.mark.slow
 def test_a_driver_elsewhere_is_refused_until_the_first_is_dead(load):
     said: list[str] = []
     with driver(load, "/a/s") as first:
@@ -87,6 +88,7 @@ def test_where_the_lock_shows_that_it_is_dead_nobody_waits(load):
     assert said == []
 
 
+@pytest.mark.slow
 def test_one_that_was_cut_off_leaves(load):
     said: list[str] = []
     with driver(load, "/a/s") as first:
@@ -99,6 +101,7 @@ def test_one_that_was_cut_off_leaves(load):
             check()
 
 
+@pytest.mark.slow
 def test_of_several_that_come_at_once_one_stays(load):
     start, held = FORK.Barrier(4), FORK.Value("i", 0)
 

@@ -522,6 +522,7 @@ def test_the_user_hears_of_it_once_whatever_the_number_of_trials(tmp_path, monke
     assert notices(study) == ["the storage refuses access (d)"]
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_is_given_up(monkeypatch, s3):
     monkeypatch.setattr("mollify_sweeps.storage.store._TIMEOUTS", {"connect_timeout": 1.0, "request_timeout": 1.0})
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -646,7 +647,7 @@ def memory(tmp_path) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize(("trials", "every"), [(6, 120), pytest.param(8, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("trials", "every"), [(6, 240), pytest.param(8, 1, marks=pytest.mark.slow)])
 def test_killed_between_two_writes_it_ends_as_if_unbroken(trials, every, monkeypatch, memory):
     """Set-up: a study of some trials over four epochs; its file is copied after each write, as a kill would leave it.
 
@@ -683,6 +684,7 @@ def test_killed_between_two_writes_it_ends_as_if_unbroken(trials, every, monkeyp
         assert everything(setup) == expected, (name, copy.name)
 
 
+@pytest.mark.slow
 def test_a_study_on_a_full_disk_is_told_again_and_misses_nothing(small_disk, tmp_path):
     expected = make_setup(tmp_path / "unbroken", trials=4)
     run_trials(SweepStudy(expected))
@@ -857,6 +859,7 @@ def test_snapshots_follow_the_study_and_never_hide_a_newer_one(remote, tmp_path)
     assert "is newer than this sweep's study and stays" in said[0]
 
 
+@pytest.mark.slow
 def test_a_snapshot_waits_for_its_storage(s3, remote, tmp_path, monkeypatch):
     monkeypatch.setattr(snapshots, "_PAUSE", 0.1)
     said: list[str] = []
