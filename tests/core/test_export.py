@@ -131,6 +131,13 @@ def test_predictions_are_the_classifiers(
         assert float(row["confidence"]) == pytest.approx(confidences[first], abs=2e-6)
     assert "5 images, confidence as trained; 1 unread" in said
     assert "\x1b" not in said
+    (tmp_path / "in/0.png").rename(tmp_path / "in/\x1b[32m.png")
+    for form in ("--csv", "--json", "--top=1"):
+        assert predict.main([str(folder), str(tmp_path / "in/\x1b[32m.png"), form]) == 0
+        told, _ = capsys.readouterr()
+        assert "[32m.png" in told
+        assert "\x1b" not in told
+    (tmp_path / "in/\x1b[32m.png").rename(tmp_path / "in/0.png")
     wrong.unlink()
     out = tmp_path / "out.jsonl"
     argv = [str(folder), str(tmp_path / "in"), "--json", "--out", str(out), "--temperature", "validation"]
