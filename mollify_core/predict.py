@@ -177,10 +177,8 @@ class _Writer:
     def __call__(self, image: str, guesses: list[tuple[str, float]]) -> None:
         named: list[dict[str, Any]] = [{"class": name, "confidence": round(c, 6)} for name, c in guesses]
         if self._form == "csv":
-            told = [
-                clean(value, 0, "") if isinstance(value, str) else value for guess in named for value in guess.values()
-            ]
-            self._rows.writerow([clean(image, 0, ""), *told])
+            values = [value for guess in named for value in (clean(guess["class"], 0, ""), guess["confidence"])]
+            self._rows.writerow([clean(image, 0, ""), *values])
         elif self._form == "json":
             self._out.write(json.dumps({"image": image, **named[0], "others": named[1:]}) + "\n")
         else:
