@@ -109,7 +109,7 @@ def _of_file(where: str, sha256: str, code: bytes) -> types.ModuleType:
     module.__file__ = str(given.place(sha256, ".py"))
     sys.modules[module.__name__] = module
     try:
-        exec(compile(code, module.__file__, "exec"), vars(module))  # the user has named it
+        exec(compile(code, module.__file__, "exec"), vars(module))  # nosec B102: the user has named it
     except BaseException as error:
         del sys.modules[module.__name__]
         if not isinstance(error, (Exception, SystemExit)):
