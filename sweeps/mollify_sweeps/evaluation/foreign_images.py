@@ -12,7 +12,7 @@ from mollify_core.datasets.files import FolderFiles, quoted
 from mollify_core.datasets.images import decode, is_image, scaled
 from mollify_core.datasets.load import Prepared
 from mollify_core.datasets.options import DataOptions
-from mollify_core.datasets.specs import DATASETS, colour
+from mollify_core.datasets.specs import DATASETS, ImageFolder, colour
 from mollify_core.errors import ConfigError, DataError, nearest
 from mollify_core.foreign import expanded
 
@@ -59,6 +59,9 @@ def foreign_images(
     """
     limit, shape = min(most or MOST, MOST), known.spec.image_shape
     if name not in DATASETS:
+        own = known.spec.source
+        if isinstance(own, ImageFolder) and expanded(name).resolve() == own.path.resolve():
+            raise ConfigError(f"Expected --ood to be other images than those of the models, but got {quoted(name)}")
         return _folder(name, shape, data.skip_bad, background, limit)
     other = DataOptions(data_dir, data.cache_dir, data.mirrors, data.allow_unverified).prepare(name)
     if other.fingerprint == known.fingerprint:
