@@ -126,6 +126,14 @@ def test_what_is_wrong_ends_the_job(cluster: Slurm, tmp_path: Path) -> None:
     assert cluster.restarts(job) == 0
 
 
+def test_a_limit_that_leaves_no_time_to_train_ends_the_job(cluster: Slurm, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    job = submit(cluster, log, *SWEEP, "--storage", str(tmp_path), sbatch=("--time=1", "--signal=B:USR1@40"))
+    assert cluster.wait(job, "FAILED", "COMPLETED", "TIMEOUT", timeout=120) == "FAILED"
+    assert "the time limit leaves no time to train: give sbatch a longer --time" in log.read_text()
+    assert cluster.restarts(job) == 0
+
+
 def test_it_is_stopped_for_good(cluster: Slurm, tmp_path: Path) -> None:
     log = tmp_path / "log"
     job = submit(cluster, log, *SWEEP, "--storage", str(tmp_path))
