@@ -92,7 +92,9 @@ def export(model: Trained, form: str, out: Path, temperature: float = 1.0) -> No
         ConfigError: the form takes a package that is not installed, or the network cannot be traced.
         StorageError: the file cannot be written.
     """
-    known = {**_about(model), **({} if form == "state-dict" else {"temperature": temperature})}
+    inside = {"input": "float32 in [0, 1], (batch, channels, side, side)", "normalisation": "inside"}
+    beside = {"input": "(pixels in [0, 1] - mean) / std, (batch, channels, side, side)", "normalisation": "beside"}
+    known = {**_about(model), **(beside if form == "state-dict" else inside | {"temperature": temperature})}
     write = {"onnx": _onnx, "torch": _torch, "state-dict": _state_dict}[form]
     try:
         write(model, out, json.dumps(known), temperature)
@@ -110,7 +112,7 @@ def _about(model: Trained) -> dict[str, Any]:
 def _state_dict(model: Trained, out: Path, about: str, temperature: float) -> None:
     import safetensors.torch
 
-    tensors = {name: tensor.contiguous() for name, tensor in model.classifier.network.state_dict().items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in model.classifier.network.state_dict().items()}
     out.write_bytes(safetensors.torch.save(tensors, {KEY: about}))
 
 

@@ -75,6 +75,7 @@ def test_onnx(folder: Path, model: Trained, images: torch.Tensor, tmp_path: Path
     known = {entry.key: entry.value for entry in onnx.load(str(out)).metadata_props}
     about = json.loads(known["mollify"])
     assert about["classes"] == [str(digit) for digit in range(10)]
+    assert about["normalisation"] == "inside"
     assert (about["temperature"], about["network"], about["image_shape"]) == (2.0, "resnet8", [3, 32, 32])
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     for count in (1, 5):
@@ -109,7 +110,8 @@ def test_torch_and_state_dict(folder: Path, model: Trained, images: torch.Tensor
     with torch.inference_mode():
         torch.testing.assert_close(network.eval()(x), model.classifier.network(x))
     with safetensors.safe_open(weights, "pt") as file:
-        assert json.loads(file.metadata()["mollify"])["scaling"] == "normal"
+        about = json.loads(file.metadata()["mollify"])
+    assert (about["scaling"], about["normalisation"]) == ("normal", "beside")
 
 
 def test_predictions_are_the_classifiers(
