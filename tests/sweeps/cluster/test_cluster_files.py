@@ -235,6 +235,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """cluster.yaml as `ray up` resolves it in an account that has the roles, at a cloud that is simulated."""
     with pytest.MonkeyPatch.context() as patch, moto.mock_aws():
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # the SSH key that Ray makes
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)  # a developer's own store
         patch.chdir(ROOT)
         config = read("cluster.yaml")
         named = {node["node_config"]["InstanceType"] for node in config["available_node_types"].values()}

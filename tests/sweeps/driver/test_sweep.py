@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -254,7 +255,13 @@ def test_stopped_and_killed_it_ends_as_if_unbroken(sweep, tmp_path):
     assert "sweeps/search.py --dataset digits --trials 5" in out
 
     process = start(tmp_path, *TINY)
-    wait_for(path, in_mid_trial(after=1), process)
+    while True:  # a trial may end while this looks, so the driver has to stand still
+        wait_for(path, in_mid_trial(after=1), process)
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(optuna.exceptions.StorageInternalError):  # it may hold the file just then
+            if in_mid_trial(after=1)(study_of(path)):
+                break
+        process.send_signal(signal.SIGCONT)
     process.kill()
     process.communicate()
     assert TrialState.RUNNING in [t.state for t in study_of(path).trials]

@@ -142,7 +142,7 @@ def test_renewed_credentials_are_picked_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_store_that_cannot_be_opened_waits(monkeypatch, s3):
+def test_a_store_that_cannot_be_opened_waits(s3, monkeypatch):  # in this order: what is taken away comes back first
     """Without its region in the URI, and without an endpoint, the region of a bucket is looked up: nobody answers."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     name = "mollify-no-such-bucket-81c2"

@@ -523,7 +523,7 @@ def test_the_user_hears_of_it_once_whatever_the_number_of_trials(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_is_given_up(monkeypatch, s3):
+def test_a_server_that_hangs_is_given_up(s3, monkeypatch):
     monkeypatch.setattr("mollify_sweeps.storage.store._TIMEOUTS", {"connect_timeout": 1.0, "request_timeout": 1.0})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
