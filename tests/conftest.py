@@ -14,10 +14,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests that start wor
 import numpy as np
 import pytest
 import torch
+from alembic.script import ScriptDirectory
+from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy import Engine, event
 
 from mollify_sweeps.cluster import environment
 from places import FIXTURES
+
+# Optuna runs its ten modules of migrations anew for each study that is opened: most of the time that opening takes.
+_migrations = _VersionManager._create_alembic_script
+_kept: list[ScriptDirectory] = []
+
+
+def _once(manager: _VersionManager) -> ScriptDirectory:
+    if not _kept:
+        _kept.append(_migrations(manager))
+    return _kept[0]
+
+
+_VersionManager._create_alembic_script = _once  # type: ignore[method-assign]
 
 environment.set_defaults()  # before any test imports Ray, which reads them once: as our own programs do
 RAY = "ray"  # the group of the tests that start Ray

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mollify_core.documents import json_of
 from mollify_core.errors import ConfigError, DataError, nearest
@@ -118,10 +119,22 @@ def build(
     return network.factory(num_classes, image_shape, **{option: True for option, value in options.items() if value})
 
 
+class _NothingToFill(TorchFunctionMode):
+    """Weights without memory are not drawn: nothing would come of it, and PyTorch's way there imports its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLS and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.bernoulli_, Tensor.random_}
+
+
 def outline(name: str, num_classes: int, image_shape: tuple[int, int, int], **how: Any) -> nn.Module:
     """The same on the meta device: shapes without memory. Arguments and errors are those of `build`."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingToFill():
             return build(name, num_classes, image_shape, **how)
     except ConfigError:
         if is_builtin(name) or libraries.is_foreign(name):

@@ -178,8 +178,8 @@ class Tuning:
         options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
         actor: Any = ray.remote(SweepStudy)
         self._study: Any = actor.options(**options).remote(sweep.setup)
+        shards, info = feed.datasets(sweep.prepared, sweep.base)  # while the study's process starts
         self._status: dict[str, Any] = ray.get(self._study.status.remote())
-        shards, info = feed.datasets(sweep.prepared, sweep.base)
         description = sweep.setup.description
         setup = TrialSetup(
             storage=sweep.store.uri,
