@@ -79,7 +79,7 @@ def main() -> None:
     from mollify_sweeps.driver import tune
     from mollify_sweeps.driver.searcher import StudySearcher
     from mollify_sweeps.plan import settle
-    from mollify_sweeps.plan.options import Command, Following, Keeping, RecipeOptions, Running, Search
+    from mollify_sweeps.plan.options import Following, Keeping, RecipeOptions, Running, Search
     from mollify_sweeps.study.database import quiet_optuna
     from mollify_sweeps.trial import actor
 
@@ -103,8 +103,8 @@ def main() -> None:
     actor.TrialActor = trainable()  # type: ignore[misc, assignment]
     StudySearcher.suggest = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        running = Running(Command("benchmarks/load.py", ()), keeping=Keeping(folder), following=Following(wandb="off"))
-        sweep = settle.search(Search(running, "digits", RecipeOptions(epochs=args.epochs), trials=args.trials))
+        running = Running(keeping=Keeping(folder), following=Following(wandb="off"))
+        sweep = settle.search(Search("digits", RecipeOptions(epochs=args.epochs), trials=args.trials, running=running))
         sweep.local.mkdir(parents=True)
         threading.Thread(target=watch, daemon=True).start()
         with open(os.devnull, "w") as nowhere:

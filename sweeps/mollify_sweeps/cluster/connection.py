@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def connect(address: str | None, *, dashboard: bool = False) -> None:
             ray.init(**options)
         if address is None and token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
             token.chmod(0o600)  # who has it may run what he likes as this user; Ray leaves that to the umask
-        signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process at once
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process at once
     except Exception as error:  # Ray raises plain ones too, as when this machine is too busy to start it
         what = "start Ray on this machine" if address is None else f"connect to a Ray cluster at {address!r}"
         raise ConfigError(f"Cannot {what}: {first_line(error)}") from None

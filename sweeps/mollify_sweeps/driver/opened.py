@@ -17,7 +17,7 @@ from mollify_sweeps.study.reading import kept
 from mollify_sweeps.study.results import Results
 
 if TYPE_CHECKING:  # slow to import
-    import pyarrow as pa
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class OpenSweep:
         return None if best is None else Recipe.from_dict(best.user_attrs["recipe"])
 
     @property
-    def trials(self) -> pa.Table:
+    def trials(self) -> pd.DataFrame:
         """One row a trial, as in trials.parquet: state, method, parameters, settings, metrics."""
-        return build.trials_table(self.results)
+        return build.trials_table(self.results).to_pandas()
 
     @property
-    def epochs(self) -> pa.Table:
+    def epochs(self) -> pd.DataFrame:
         """One row an epoch of a trial: trial, epoch (from 1), what the objectives were then, seconds."""
-        import pyarrow as pa
+        import pandas as pd
 
         columns = ("trial", "epoch", *self.description.objectives, "seconds")
         rows = [
@@ -69,7 +69,7 @@ class OpenSweep:
             for trial in self.results.trials
             for epoch, told in enumerate(answers(trial), 1)
         ]
-        return pa.table({name: [row[i] for row in rows] for i, name in enumerate(columns)})
+        return pd.DataFrame(rows, columns=list(columns))
 
 
 def open_sweep(where: str | Path, *, study_url: str | None = None) -> OpenSweep:

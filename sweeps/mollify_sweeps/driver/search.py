@@ -21,12 +21,16 @@ from mollify_sweeps.study.results import Results
 
 
 def search(options: Search) -> int:
-    """Runs a search; returns the exit code.
+    """Runs a search, as `sweeps/search.py` is told to; returns the exit code.
 
     Raises:
         MollifyError: it cannot be run, or it broke.
     """
-    console = Terminal(stderr=False)
+    return run(options, Terminal(stderr=False))[0]
+
+
+def run(options: Search, console: Console) -> tuple[int, Sweep]:
+    """The same, told on any console: (the exit code, the sweep)."""
     quiet_optuna()
     confirmation.check(options.confirm)
     dry_run = options.running.dry_run
@@ -35,12 +39,12 @@ def search(options: Search) -> int:
     announced = confirmation.announced(sweep, options.confirm)
     carried = carry_out(console, sweep, dry_run=dry_run, confirm=announced, page=searching(sweep))
     if carried.code is not None and not carried.failed:
-        return carried.code
+        return carried.code, sweep
     assert carried.study is not None
     with Publication(carried.sweep, carried.study) as report:
         if report.build(console) is None or carried.failed:
-            return 1
-        return 0 if options.confirm.best is None else _confirm(console, options, report)
+            return 1, sweep
+        return 0 if options.confirm.best is None else _confirm(console, options, report), sweep
 
 
 def _confirm(console: Console, options: Search, report: Publication) -> int:

@@ -25,6 +25,7 @@ from mollify_sweeps.storage.store import SWEEP
 from mollify_sweeps.study.client import actor_name
 from mollify_sweeps.study.description import Started
 from mollify_sweeps.study.snapshots import Snapshots
+from mollify_sweeps.tracking.callback import Told
 from mollify_sweeps.tracking.follower import Follower
 from mollify_sweeps.tracking.optuna_dashboard import OptunaDashboard, show_addresses
 from mollify_sweeps.tracking.prometheus import SweepMetrics
@@ -99,7 +100,9 @@ def execute(
             show_addresses(console, board)
         with view:
             metrics = SweepMetrics(sweep.name, objective)
-            _watch(tuning, [trackers, view, metrics, *([page] if page else []), _Copier(snapshots)], still_ours)
+            followers = [trackers, view, metrics, *([page] if page else []), _Copier(snapshots)]
+            followers += [] if following.progress is None else [Told(sweep.name, following.progress)]
+            _watch(tuning, followers, still_ours)
         tuning.check()
     except KeyboardInterrupt:
         patience = _STOP_PATIENCE

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -37,8 +37,12 @@ def measure_cells(
     digests: Sequence[str],
     place: Place,
     console: Console,
+    told: Callable[[int, int], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of all models and cells; those that `store` holds are not measured again."""
+    """The rows of all models and cells; those that `store` holds are not measured again.
+
+    `told` hears how many are measured, and how many there are.
+    """
     kept = {(i, cell): _read(store, digest, cell.key) for i, digest in enumerate(digests) for cell in chosen}
     todo = [(cell, [i for i in range(len(models)) if kept[i, cell] is None]) for cell in chosen]
     todo = [(cell, which) for cell, which in todo if which]
@@ -61,6 +65,8 @@ def measure_cells(
                     kept[i, cell] = values
                     _write(store, digests[i], cell.key, values)
                     bar.advance(task)
+                if told is not None:
+                    told(sum(row is not None for row in kept.values()), len(kept))
     return [
         {"model": model.label, **(kept[i, cell] or {}), "source": data.source(cell)}
         for i, model in enumerate(models)

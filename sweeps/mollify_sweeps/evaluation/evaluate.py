@@ -10,9 +10,9 @@ import dataclasses
 import datetime
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -31,17 +31,56 @@ from mollify_sweeps.evaluation.evaluator import CONSTANTS, Measurement
 from mollify_sweeps.evaluation.images import TestData, test_data
 from mollify_sweeps.evaluation.models import Model, find
 from mollify_sweeps.evaluation.options import SOURCES, Evaluation
-from mollify_sweeps.evaluation.rows import summaries
+from mollify_sweeps.evaluation.rows import summaries, to_table
 from mollify_sweeps.storage.store import Store
 
+if TYPE_CHECKING:  # slow to import
+    import pandas as pd
 
-def evaluate(options: Evaluation) -> int:
-    """Measures models side by side, as `sweeps/evaluate.py` is told to; returns the exit code.
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation has found.
+
+    Attributes:
+        folder: of its table, summary and plots.
+        rows: one a model and cell.
+        metadata: what was measured on what, by which versions.
+    """
+
+    folder: str
+    rows: list[dict[str, Any]]
+    metadata: dict[str, Any]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row a model and cell (clean, a corruption of one severity, a distortion of one level), as in
+        evaluation.parquet: error, NLL, calibration.
+        """
+        return to_table(self.rows, self.metadata).to_pandas()
+
+    @property
+    def models(self) -> pd.DataFrame:
+        """One row a model: its numbers clean and under corruption, as in the summary."""
+        import pandas as pd
+
+        return pd.DataFrame.from_dict(summaries(self.rows, self.metadata), orient="index").rename_axis("model")
+
+
+def evaluate(
+    options: Evaluation, console: Console | None = None, progress: Callable[[int, int], Any] | None = None
+) -> Evaluated:
+    """Measures models side by side, as `sweeps/evaluate.py` is told to.
+
+    Args:
+        options: which models, on which images, how.
+        console: hears of it; None is the terminal.
+        progress: is called with how many cells are measured, and how many there are.
 
     Raises:
         MollifyError: they cannot be measured.
     """
-    console = Terminal()
+    console = console or Terminal()
     levels = _check(options)
     how = Measurement(options.distortions, options.published, options.precision, options.batch, options.seed)
     models = find(options.models, lambda text: console.print(f"! {text}"), options.study_url)
@@ -54,12 +93,12 @@ def evaluate(options: Evaluation) -> int:
     store = Store(options.out or f"runs/evaluate-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}")
     store.check_writable()
     _show(console, models, data, chosen, store)
-    rows = measure_cells(models, data, chosen, how, store, digests, options.place, console)
+    rows = measure_cells(models, data, chosen, how, store, digests, options.place, console, progress)
     metadata = _metadata(models, data, how, reference)
-    report.write(rows, metadata, Path(store.root))
+    report.write(rows, metadata, Path(store.root), notice=console.print)
     _print(console, rows, metadata)
     console.print(f"\ntable, summary and plots: {store.root}", soft_wrap=True, highlight=False)
-    return 0
+    return Evaluated(store.root, rows, metadata)
 
 
 def _check(options: Evaluation) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +56,7 @@ class Following:
         dashboard: port of Optuna's dashboard, 0 takes a free one; None serves none.
         asked: whether wandb was named; nothing is said of what it keeps otherwise.
         folder: in which wandb keeps runs; None is the sweep's own.
+        progress: is called with a `callback.Progress` whenever something has changed.
     """
 
     wandb: str = "offline"
@@ -62,6 +64,7 @@ class Following:
     dashboard: int | None = None
     asked: bool = False
     folder: str | None = None
+    progress: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Running:
         dry_run: show the plan and stop.
     """
 
-    command: Command
+    command: Command = Command("sweeps/search.py", ())
     data: DataOptions = field(default_factory=DataOptions)
     resources: Resources = field(default_factory=Resources)
     keeping: Keeping = field(default_factory=Keeping)
@@ -179,7 +182,6 @@ class Search:
         name: of the sweep; None makes one out of its settings.
     """
 
-    running: Running
     dataset: str
     training: RecipeOptions = field(default_factory=RecipeOptions)
     seed: int | None = None
@@ -196,3 +198,4 @@ class Search:
     grid_points: int = 3
     confirm: Confirm = field(default_factory=Confirm)
     name: str | None = None
+    running: Running = field(default_factory=Running)

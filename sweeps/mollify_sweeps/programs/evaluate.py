@@ -99,7 +99,7 @@ def _run(argv: list[str] | None) -> int:
 
     if args.network_code:
         own.admit(args.network_code)
-    return evaluate(
+    evaluate(
         Evaluation(
             models=tuple(args.models),
             data=data_options(args),
@@ -124,3 +124,4 @@ def _run(argv: list[str] | None) -> int:
             out=args.out,
         )
     )
+    return 0

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
 from mollify_core.datasets.options import add_background, add_data_options
 from mollify_core.errors import ConfigError
 from mollify_core.program import Parser
 from mollify_sweeps.cli import options, program
+
+if TYPE_CHECKING:
+    from mollify_sweeps.plan.options import Search
 
 _EPILOG = """
 examples:
@@ -175,27 +179,31 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from mollify_sweeps.driver.search import search  # slow to import: --help answers at once
+
+    return search(options_of(args))
+
+
+def options_of(args: argparse.Namespace) -> Search:
+    """What the arguments say; raises a ConfigError when one of them says nothing."""
     from mollify_sweeps.plan.options import Confirm, Search
     from mollify_sweeps.study import budget
 
-    return search(
-        Search(
-            running=options.running(args),
-            dataset=args.dataset,
-            training=options.training(args),
-            seed=args.seed,
-            preset=args.preset,
-            recipe=args.recipe,
-            methods=names(args.methods) if args.methods else None,
-            shares=shares(args.share),
-            trials=args.trials,
-            budget=budget.parse(args.budget) if args.budget else None,
-            objectives=names(args.objective),
-            space=args.space,
-            sampler=args.sampler,
-            pruner=args.pruner,
-            grid_points=args.grid_points,
-            confirm=Confirm(args.confirm, args.seeds, args.parts, args.matters),
-            name=args.name,
-        )
+    return Search(
+        running=options.running(args),
+        dataset=args.dataset,
+        training=options.training(args),
+        seed=args.seed,
+        preset=args.preset,
+        recipe=args.recipe,
+        methods=names(args.methods) if args.methods else None,
+        shares=shares(args.share),
+        trials=args.trials,
+        budget=budget.parse(args.budget) if args.budget else None,
+        objectives=names(args.objective),
+        space=args.space,
+        sampler=args.sampler,
+        pruner=args.pruner,
+        grid_points=args.grid_points,
+        confirm=Confirm(args.confirm, args.seeds, args.parts, args.matters),
+        name=args.name,
     )

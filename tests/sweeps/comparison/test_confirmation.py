@@ -27,7 +27,7 @@ from mollify_sweeps.comparison.outlook import outlook
 from mollify_sweeps.driver import publishing
 from mollify_sweeps.driver.search import keep_matters
 from mollify_sweeps.plan import rehearsal, runs, settle
-from mollify_sweeps.plan.options import Command, Confirm, Following, Keeping, RecipeOptions, Running, Search
+from mollify_sweeps.plan.options import Confirm, Following, Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.plan.runs import Run
 from mollify_sweeps.storage.store import SWEEP, Store
 from mollify_sweeps.study.database import Location
@@ -394,12 +394,12 @@ def test_the_page_of_a_search_is_kept_new_while_its_confirmation_runs(
     monkeypatch.setattr(rehearsal, "seconds_per_trial", lambda *_: None)
     monkeypatch.setattr(publishing, "_EVERY", 0.0)
     options = Search(
-        Running(Command("sweeps/search.py", ()), keeping=Keeping(str(tmp_path)), following=Following("off")),
         *("digits", RecipeOptions(network="resnet8", epochs=3, train_fraction=0.2, batch_size=64)),
         methods=("plain", "noise"),
         trials=6,
         confirm=Confirm(0, 2, matters=0.25),
         name="s",
+        running=Running(keeping=Keeping(str(tmp_path)), following=Following("off")),
     )
     searched = settle.search(options)
     searched.local.mkdir()

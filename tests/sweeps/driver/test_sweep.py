@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,15 @@ import pytest
 import safetensors.torch
 from optuna.trial import TrialState
 
+import mollify_sweeps
 from mollify_core import checkpoint
+from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
 from mollify_core.train import main as train_main
+from mollify_sweeps.plan.options import Following, RecipeOptions, Resources, Running, Search
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.database import Location
+from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import Ledger
 from mollify_sweeps.study.results import Results
 from places import ROOT
@@ -224,16 +229,59 @@ def test_a_finished_sweep_says_so(sweep, tmp_path, monkeypatch, capsys):
     assert "Does mollification make this classifier better?" in out
 
 
+def of_python(trials: int) -> Search:
+    """What `TINY` says, from Python."""
+    recipe = RecipeOptions("resnet8", epochs=3, train_fraction=0.1, settings=("validation_fraction=0.05",))
+    running = Running(resources=Resources(at_most=1), following=Following(wandb="off"))
+    return Search("digits", recipe, trials=trials, name="s", running=running)
+
+
+def test_it_is_finished_from_python_too(sweep, tmp_path, monkeypatch, capsys):
+    shutil.copytree(sweep[0].parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
+    found = mollify_sweeps.search(of_python(5))
+    assert len(found.trials) == 5
+    assert "5 (5 finished, 0 to go)" in mollify_sweeps.dry_run(of_python(5))
+    with pytest.raises(ConfigError, match="Expected no dry run"):
+        mollify_sweeps.search(replace(of_python(5), running=Running(dry_run=True)))
+    with pytest.raises(ConfigError, match="Unknown method 'mollifcation'"):
+        mollify_sweeps.search(replace(of_python(5), methods=("plain", "mollifcation")))
+    assert capsys.readouterr() == ("", "")
+    assert environment == dict(os.environ)
+
+
 @pytest.mark.slow
-def test_a_finished_sweep_goes_on_with_more_trials(sweep, tmp_path):
+def test_a_finished_sweep_goes_on_with_more_trials_and_from_python_with_others(sweep, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "w"
     shutil.copytree(sweep[0].parent, folder / "runs")
     grown = [a if a != "5" else "6" for a in TINY]
     out = finish(start(folder, *grown))
     assert "6 (5 finished, 1 to go)" in out
+    heard = []
+    monkeypatch.chdir(folder)
+    found = mollify_sweeps.search(of_python(7), progress=heard.append)
+    assert capfd.readouterr() == ("", "")
+    assert (heard[-1].finished, heard[-1].trials) == (7, 7)
+    assert len(found.epochs) >= 6 * 3
     study = study_of(folder / "runs/s/study.sqlite")
-    assert len(study.trials) == 6
+    assert len(study.trials) == 7
     assert told(study)[:5] == told(study_of(sweep[0] / "study.sqlite"))
+    kept = Description.from_json((folder / "runs/s/sweep.json").read_bytes())
+    assert kept.started is not None
+    assert set(kept.started.command) >= {"--dataset", "digits", "--trials", "7", "--network", "resnet8"}
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="the same call continues it"):
+        mollify_sweeps.search(of_python(8), progress=stop)
+    assert len(mollify_sweeps.search(of_python(8)).trials) == 8
+    measured = mollify_sweeps.evaluate(
+        mollify_sweeps.Evaluation((str(folder / "runs/s"),), levels="none", test=mollify_sweeps.TestOptions("none"))
+    )
+    assert list(measured.cells["kind"]) == ["clean"] * len(measured.models)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ import search
 import status
 from mollify_core import checkpoint
 from mollify_core.datasets import Prepared
-from mollify_core.datasets.options import DataOptions
 from mollify_core.errors import ConfigError
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
@@ -27,7 +26,7 @@ from mollify_core.training_data import training_data
 from mollify_sweeps.driver import publishing
 from mollify_sweeps.inspection.state import look
 from mollify_sweeps.plan import rehearsal, settle
-from mollify_sweeps.plan.options import Command, Keeping, RecipeOptions, Running, Search
+from mollify_sweeps.plan.options import Keeping, RecipeOptions, Running, Search
 from mollify_sweeps.storage.store import Store
 from mollify_sweeps.study.database import check_same
 from mollify_sweeps.study.description import Description, Started
@@ -53,8 +52,8 @@ def command(storage: Path, *more: str) -> list[str]:
 
 
 def options_of(storage: Path) -> Search:
-    running = Running(Command("sweeps/search.py", ()), DataOptions(), keeping=Keeping(str(storage)))
-    return Search(running, "digits", RecipeOptions(**SET), trials=3, name="stopped")  # type: ignore[arg-type]
+    running = Running(keeping=Keeping(str(storage)))
+    return Search("digits", RecipeOptions(**SET), trials=3, name="stopped", running=running)  # type: ignore[arg-type]
 
 
 def test_they_are_read_as_they_are(kept: Path) -> None:
@@ -261,7 +260,7 @@ def test_a_kept_sweep_is_read_from_python(kept: Path, capsys: pytest.CaptureFixt
     assert "Best of 1 completed trials" in sweep.answer
     assert sweep.best_recipe is not None
     assert sweep.best_recipe.model.network == "resnet8"
-    trials, epochs = sweep.trials.to_pylist(), sweep.epochs.to_pylist()
+    trials, epochs = sweep.trials.to_dict("records"), sweep.epochs.to_dict("records")
     assert [trial["state"] for trial in trials][:2] == ["COMPLETE", "RUNNING"]
     assert [(row["trial"], row["epoch"]) for row in epochs][:3] == [(0, 1), (0, 2), (0, 3)]
     assert epochs[2]["corrupted_nll"] == UNBROKEN[0]["epochs"][2]
