@@ -133,7 +133,7 @@ def _onnx(model: Trained, out: Path, about: str, temperature: float) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ConfigError("Expected onnx and onnxscript for --to onnx: pip install 'mollify-sweeps[export]'") from None
+        raise ConfigError("Expected onnx and onnxscript for --to onnx: pip install 'mollify-core[export]'") from None
     import torch
 
     def trace(module: nn.Module, args: tuple, shapes: Any) -> Any:

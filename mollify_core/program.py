@@ -5,6 +5,7 @@ a person is told to type.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shlex
@@ -35,8 +36,10 @@ _CALLS = {  # of other programs, in texts and in commands that are told -> the s
 
 
 def _by_command() -> bool:
-    """Whether this process was started by the command, or has no scripts to tell: it is installed from a wheel."""
-    return Path(sys.argv[0]).name == COMMAND or not (_PROJECT / "sweeps").is_dir()
+    """Whether this process was started by the command, or has it and no scripts: it is installed from a wheel."""
+    if Path(sys.argv[0]).name == COMMAND:
+        return True
+    return not (_PROJECT / "sweeps").is_dir() and importlib.util.find_spec("mollify_sweeps") is not None
 
 
 def as_called(text: str) -> str:

@@ -7,9 +7,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import mollify_core
 from mollify_core import compiled
 
-_PACKAGES = {"mollify": "mollify-sweeps", **{name: name for name in ("torch", "ray", "optuna", "numpy", "pyarrow")}}
+_PACKAGES = ("torch", "ray", "optuna", "numpy", "pyarrow")
 
 
 def versions() -> dict[str, str]:
@@ -18,12 +19,13 @@ def versions() -> dict[str, str]:
     def of(package: str) -> str:
         try:
             return version(package)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            return "source"
+        except PackageNotFoundError:
+            return "none"
 
     return {
         "python": platform.python_version(),
-        **{name: of(package) for name, package in _PACKAGES.items()},
+        "mollify": mollify_core.__version__,
+        **{name: of(name) for name in _PACKAGES},
         "kernels": compiled.describe(),
     }
 
