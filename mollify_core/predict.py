@@ -76,7 +76,8 @@ def _run(argv: Sequence[str] | None) -> int:
     model = load(args.checkpoint, data, "cuda" if torch.cuda.is_available() else "cpu")
     temperature = temperature_of(args.temperature, model, data)
     with _output(args.out) as out:
-        write = _Writer(out, "csv" if args.csv else "json" if args.json else "text", min(args.top, len(model.names)))
+        form = "csv" if args.csv else "json" if args.json else "text"
+        write = _Writer(out, form, min(args.top, len(model.names)), temperature)
         bad = 0
         for start in range(0, len(files), _BATCH):
             bad += _batch(files[start : start + _BATCH], model, temperature, write)
@@ -165,22 +166,22 @@ def _batch(files: Sequence[Path], model: Trained, temperature: float, write: _Wr
 
 
 class _Writer:
-    """Writes what a model says of an image, in one of three forms."""
+    """Writes what a model says of an image, in one of three forms; the temperature of its confidence beside it."""
 
-    def __init__(self, out: TextIO, form: str, top: int) -> None:
-        self._out, self._form, self.top = out, form, top
+    def __init__(self, out: TextIO, form: str, top: int, temperature: float) -> None:
+        self._out, self._form, self.top, self._temperature = out, form, top, round(temperature, 6)
         self._rows = csv.writer(out, lineterminator="\n")
         if form == "csv":
             more = [f"{name}_{k}" for k in range(2, top + 1) for name in ("class", "confidence")]
-            self._rows.writerow(["image", "class", "confidence", *more])
+            self._rows.writerow(["image", "class", "confidence", *more, "temperature"])
 
     def __call__(self, image: str, guesses: list[tuple[str, float]]) -> None:
         named: list[dict[str, Any]] = [{"class": name, "confidence": round(c, 6)} for name, c in guesses]
         if self._form == "csv":
             values = [value for guess in named for value in (clean(guess["class"], 0, ""), guess["confidence"])]
-            self._rows.writerow([clean(image, 0, ""), *values])
+            self._rows.writerow([clean(image, 0, ""), *values, self._temperature])
         elif self._form == "json":
-            self._out.write(json.dumps({"image": image, **named[0], "others": named[1:]}) + "\n")
+            self._out.write(json.dumps({"image": image, **named[0], "others": named[1:], "temperature": self._temperature}) + "\n")
         else:
             told = "  ".join(f"{clean(name, 60, '')} {c:.1%}" for name, c in guesses)
             self._out.write(f"{clean(image, 0, '')}: {told}\n")

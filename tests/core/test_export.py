@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def test_predictions_are_the_classifiers(
         first, second = np.argsort(-confidences)[:2]
         assert (row["class"], row["class_2"]) == (str(first), str(second))
         assert float(row["confidence"]) == pytest.approx(confidences[first], abs=2e-6)
+        assert float(row["temperature"]) == 1
     assert "5 images, confidence as trained; 1 unread" in said
     assert "\x1b" not in said
     (tmp_path / "in/0.png").rename(tmp_path / "in/\x1b[32m.png")
@@ -140,6 +142,12 @@ def test_predictions_are_the_classifiers(
         assert "[32m.png" in told
         assert "\x1b" not in told
     (tmp_path / "in/\x1b[32m.png").rename(tmp_path / "in/0.png")
+    foreign = os.fsencode(tmp_path / "in") + b"/\xff.png"  # a name that is no UTF-8
+    os.link(tmp_path / "in/1.png", foreign)
+    for form in ("--csv", "--json", "--top=1"):
+        assert predict.main([str(folder), os.fsdecode(foreign), form]) == 0
+        assert ".png" in capsys.readouterr().out
+    os.unlink(foreign)
     wrong.unlink()
     out = tmp_path / "out.jsonl"
     argv = [str(folder), str(tmp_path / "in"), "--json", "--out", str(out), "--temperature", "validation"]
@@ -150,6 +158,7 @@ def test_predictions_are_the_classifiers(
         temperature = fit_temperature(model.classifier(held_out.cells[0]), held_out.labels)
     assert f"at temperature {temperature:.4g}" in capsys.readouterr().err
     first = json.loads(out.read_text().splitlines()[0])
+    assert first["temperature"] == pytest.approx(temperature, abs=1e-6)
     assert first["confidence"] == pytest.approx(np.exp(expected(model, images[:1], temperature)).max(), abs=1e-5)
 
 

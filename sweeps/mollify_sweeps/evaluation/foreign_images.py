@@ -63,7 +63,10 @@ def foreign_images(
         if isinstance(own, ImageFolder) and expanded(name).resolve() == own.path.resolve():
             raise ConfigError(f"Expected --ood to be other images than those of the models, but got {quoted(name)}")
         return _folder(name, shape, data.skip_bad, background, limit)
-    other = DataOptions(data_dir, data.cache_dir, data.mirrors, data.allow_unverified).prepare(name)
+    try:
+        other = DataOptions(data_dir, data.cache_dir, data.mirrors, data.allow_unverified).prepare(name)
+    except DataError as error:  # it names the option of a model's own data
+        raise type(error)(str(error).replace("--data-dir", "--ood-dir")) from None
     if other.fingerprint == known.fingerprint:
         raise ConfigError(f"Expected --ood to be another data set than that of the models, but got {name}")
     images = other.tensors("test").images
