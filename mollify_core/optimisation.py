@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any
 
@@ -40,8 +41,28 @@ def optimizer(recipe: Recipe, network: nn.Module, outputs: int) -> torch.optim.O
         body, head = _split(network, outputs)
         groups = [{"params": body}, {"params": head}]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **shared)
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **shared)
+        return _AdamW(groups, **shared)
+    return _SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **shared)
+
+
+class _Eager:
+    """An optimiser whose first use does not import PyTorch's compiler, which takes a second or two.
+
+    PyTorch does that to tell the compiler to leave these methods alone; no step of ours is compiled with its optimiser.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class _SGD(_Eager, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class _AdamW(_Eager, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def learning_rate(recipe: Recipe, epoch: int, share: float = 1.0) -> float:

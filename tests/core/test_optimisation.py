@@ -20,7 +20,7 @@ from mollify_core.classifier import keep_weights
 from mollify_core.errors import ConfigError, Preempted
 from mollify_core.networks.contract import check_network
 from mollify_core.networks.weights import head_of
-from mollify_core.optimisation import Average
+from mollify_core.optimisation import Average, optimizer
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
 from mollify_core.training_data import TrainingData, training_data
@@ -187,3 +187,29 @@ def test_a_network_without_a_last_layer_cannot_treat_it_otherwise(digits: Any, m
     check_network(SMALL, images, 10)
     with pytest.raises(ConfigError, match="a last layer with 10 outputs in resnet8 for frozen_epochs or head_lr"):
         check_network(SMALL.with_(frozen_epochs=1), images, 10)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_steps_are_those_of_pytorch(name: str) -> None:
+    recipe = SMALL.with_(optimizer=name, head_lr_factor=2.0, frozen_epochs=1)
+    config = recipe.optim
+    ours, theirs = (networks.build("resnet8", 10, (3, 32, 32)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    one = optimizer(recipe, ours, 10)
+    groups = [{**g, "params": p} for g, p in zip(one.param_groups, ([], []), strict=True)]
+    twins = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
+    for mine, group in zip(one.param_groups, groups, strict=True):
+        group["params"] = [twins[parameter] for parameter in mine["params"]]
+    kind = torch.optim.SGD if name == "sgd" else torch.optim.AdamW
+    other = kind(groups, lr=config.lr)
+    images, generator = torch.randn(4, 3, 32, 32), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        target = torch.randn(4, 10, generator=generator)
+        for network, optim in ((ours, one), (theirs, other)):
+            optim.zero_grad()
+            (network(images) - target).square().mean().backward()
+            optim.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    assert not any(p.grad_fn for p in ours.parameters())
+    other.load_state_dict(one.state_dict())
+    one.load_state_dict(other.state_dict())
