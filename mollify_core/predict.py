@@ -181,9 +181,8 @@ class _Writer:
             values = [value for guess in named for value in (clean(guess["class"], 0, ""), guess["confidence"])]
             self._rows.writerow([clean(image, 0, ""), *values, self._temperature])
         elif self._form == "json":
-            self._out.write(
-                json.dumps({"image": image, **named[0], "others": named[1:], "temperature": self._temperature}) + "\n"
-            )
+            row = {"image": image, **named[0], "others": named[1:], "temperature": self._temperature}
+            self._out.write(json.dumps(row) + "\n")
         else:
             told = "  ".join(f"{clean(name, 60, '')} {c:.1%}" for name, c in guesses)
             self._out.write(f"{clean(image, 0, '')}: {told}\n")

@@ -202,7 +202,8 @@ def test_steps_are_those_of_pytorch(name: str) -> None:
         group["params"] = [twins[parameter] for parameter in mine["params"]]
     kind = torch.optim.SGD if name == "sgd" else torch.optim.AdamW
     other = kind(groups, lr=config.lr)
-    images, generator = torch.randn(4, 3, 32, 32), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 32, 32, generator=generator)
     for _ in range(3):
         target = torch.randn(4, 10, generator=generator)
         for network, optim in ((ours, one), (theirs, other)):

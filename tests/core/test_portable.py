@@ -25,8 +25,29 @@ assert mollify(x, torch.arange(4))[1].shape == (4, 10)
 assert not {"ray", "optuna", "wandb"} & sys.modules.keys()
 """
 
+TRAINED = """
+import sys
+from mollify_core.datasets import prepare
+from mollify_core.recipe import Recipe
+from mollify_core.training import Training
+from mollify_core.training_data import training_data
+recipe = Recipe().with_(dataset="digits", network="resnet8", epochs=1, train_fraction=0.1)
+training = Training(recipe, training_data(recipe, prepare("digits")))
+list(training.run()), training.final(), training.state()
+assert "torch._dynamo" not in sys.modules  # PyTorch's compiler, which takes as long to import as PyTorch
+"""
+
 
 @pytest.mark.slow
 def test_it_imports_without_what_windows_and_macos_lack() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run(WITHOUT)
+
+
+@pytest.mark.slow
+def test_a_training_imports_no_compiler() -> None:
+    run(TRAINED)
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
