@@ -31,7 +31,7 @@ from mollify_core.datasets import prepare
 from mollify_core.recipe import Recipe
 from mollify_core.training import Training
 from mollify_core.training_data import training_data
-recipe = Recipe().with_(dataset="digits", network="resnet8", epochs=1, train_fraction=0.1)
+recipe = Recipe().with_(dataset="digits", network="resnet8", epochs=1, train_fraction=0.2)
 training = Training(recipe, training_data(recipe, prepare("digits")))
 list(training.run()), training.final(), training.state()
 assert "torch._dynamo" not in sys.modules  # PyTorch's compiler, which takes as long to import as PyTorch
