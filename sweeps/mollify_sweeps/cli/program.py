@@ -20,7 +20,7 @@ from mollify_sweeps.cluster.jobs import Job, submit
 
 BROKE = (SweepError,)  # what no other input would have spared the user
 _SENT = ("space", "recipe", "network", "weights")  # options that name a file, which goes along with a job
-_THERE = ("data_dir", "cache_dir", "storage")  # options that name a place, which the cluster must have
+_THERE = ("data_dir", "cache_dir", "storage", "earlier")  # options that name a place, which the cluster must have
 _NAMED = ("dataset", "data")  # names of data sets, or folders of images
 
 
@@ -75,7 +75,7 @@ def job(args: argparse.Namespace) -> Job:
             "Expected no password in a command with --submit, but got one, which the cluster would show with its jobs; "
             "keep it on the head, for PostgreSQL in ~/.pgpass"
         )
-    places = [(option, getattr(args, option)) for option in _THERE]
+    places = [(option, getattr(args, option, None)) for option in _THERE]
     for option in _NAMED:
         places += [(option, name) for name in (getattr(args, option, None) or "").split(",") if "/" in name]
     for option, value in places:
@@ -118,6 +118,8 @@ def _file(option: str, value: str | None) -> tuple[str | None, str]:
 def _check_there(option: str, value: str | None) -> None:
     if value is None or "://" in value or Path(value).is_absolute():
         return
-    flag = f"--{option.replace('_', '-')}"
-    what = "a path from / that all machines of the cluster have" + (" or s3://…" if option == "storage" else "")
+    flag = "--from" if option == "earlier" else f"--{option.replace('_', '-')}"
+    what = "a path from / that all machines of the cluster have" + (
+        " or s3://…" if option in ("storage", "earlier") else ""
+    )
     raise ConfigError(f"Expected {flag} with --submit to be {what}, but got {value!r}, which is on this one")

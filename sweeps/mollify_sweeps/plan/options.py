@@ -178,6 +178,7 @@ class Search:
         budget: wall time in seconds; None sets no bound.
         objectives: what is minimised.
         space: file of the search space; None is the built-in one.
+        earlier: another sweep, whose best recipes are tried first; None tries none.
         sampler, pruner, grid_points: how it is searched; a pruner of None is successive halving.
         name: of the sweep; None makes one out of its settings.
     """
@@ -193,6 +194,7 @@ class Search:
     budget: float | None = None
     objectives: tuple[str, ...] = ("corrupted_nll",)
     space: str | None = None
+    earlier: str | None = None
     sampler: str = "tpe"
     pruner: str | None = None
     grid_points: int = 3

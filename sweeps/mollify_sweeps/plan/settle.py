@@ -38,6 +38,7 @@ from mollify_sweeps.storage.store import STUDY, Store
 from mollify_sweeps.study import methods, space
 from mollify_sweeps.study.database import Location
 from mollify_sweeps.study.description import Description
+from mollify_sweeps.study.earlier import first_tried
 from mollify_sweeps.study.pruning import PRUNERS
 from mollify_sweeps.study.reading import told_of
 from mollify_sweeps.study.sampling import SAMPLERS
@@ -73,7 +74,7 @@ def search(options: Search) -> Sweep:
     if points < math.inf:  # of a grid: every point once, and each method's first trial
         trials = int(points) if options.trials is None else min(options.trials, int(points))
     _check_trials(options, searches, trials)
-    return sweep(
+    made = sweep(
         options.running,
         base,
         spec,
@@ -86,6 +87,10 @@ def search(options: Search) -> Sweep:
         name=options.name,
         budget=options.budget,
     )
+    if options.earlier is None or told_of(made.store) is not None:  # one that has begun has them in its study
+        return made
+    searches = first_tried(searches, options.earlier, objectives[0], options.running.keeping.study_url)
+    return dataclasses.replace(made, setup=dataclasses.replace(made.setup, searches=searches))
 
 
 def _kept(options: Search, base: Recipe, prepared: Prepared) -> Sweep | None:
@@ -286,6 +291,8 @@ def _check_search(options: Search, objectives: tuple[str, ...]) -> None:
         raise ConfigError(
             f"Expected --grid-points to be at least 2, the ends of a range, but got {options.grid_points}"
         )
+    if options.earlier is not None and options.sampler == "grid":
+        raise ConfigError("Expected a sampler that learns for --from, but got grid, which visits its own points alone")
     if len(objectives) > 1 and options.sampler == "cmaes":
         raise ConfigError("Expected one objective for --sampler cmaes, but got several; tpe, gp and nsga2 take several")
 

@@ -112,6 +112,8 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
             share = f" (share {search.share:g})" if search.share != 1 else ""
             points = f"; {search.space.points(setup.grid_points):,} points" if grid else ""
             table.add_row("", f"{search.name}{share}: {f'also {own}' if own else 'nothing else'}{points}")
+        if first := [f"{search.name} {len(search.tried)}" for search in setup.searches if search.tried]:
+            table.add_row("", f"recipes that another sweep has found are tried first: {', '.join(first)}")
         pruning = setup.description.pruner
         if len(objectives) > 1:
             pruning = "none (Optuna prunes on one objective only)"

@@ -52,6 +52,7 @@ def _flags(options: Search) -> dict[str, tuple[Value, ...]]:
         "--share": ",".join(f"{name}={share!r}" for name, share in options.shares.items()) or None,
         "--objective": ",".join(options.objectives),
         "--space": options.space,
+        "--from": options.earlier,
         "--sampler": options.sampler,
         "--grid-points": options.grid_points,
         "--pruner": options.pruner,

@@ -111,6 +111,13 @@ def parser() -> Parser:
         "--space", metavar="FILE", help="YAML: which settings are searched, in which ranges (default: built in)"
     )
     g.add_argument(
+        "--from",
+        dest="earlier",
+        metavar="SWEEP",
+        help="try the best recipes of another sweep first, each method its own: over other ranges, of fewer epochs, of "
+        "another network or data set (a folder, or s3://…)",
+    )
+    g.add_argument(
         "--sampler", default="tpe", metavar="NAME", help="tpe, random, gp, cmaes, nsga2 or grid (default: tpe)"
     )
     g.add_argument(
@@ -201,6 +208,7 @@ def options_of(args: argparse.Namespace) -> Search:
         budget=budget.parse(args.budget) if args.budget else None,
         objectives=names(args.objective),
         space=args.space,
+        earlier=args.earlier,
         sampler=args.sampler,
         pruner=args.pruner,
         grid_points=args.grid_points,

@@ -16,7 +16,7 @@ from mollify_core.hiding import hidden
 from mollify_core.measure.statistics import Mean, paired_interval
 from mollify_sweeps.display.text import NONE, label, points, scale, setting, shown
 from mollify_sweeps.study.description import Description
-from mollify_sweeps.study.ledger import METHOD
+from mollify_sweeps.study.ledger import FROM, METHOD
 from mollify_sweeps.study.methods import METHODS, OWN, PLAIN
 from mollify_sweeps.study.results import Results
 
@@ -169,7 +169,9 @@ def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str
 def unproven(results: Results) -> str:
     """What the comparison with plain training leaves open, and the command that tells."""
     if results.fair:
-        return (
+        told = sum(FROM in trial.user_attrs for trial in results.trials)
+        first = f"{told} trial{'s' * (told > 1)} began with what another sweep had found. " if told else ""
+        return first + (
             "Both were searched alike, but this compares two recipes, not yet the method: one search may have met with "
             "the better learning rate, and each recipe is one training. `--confirm` tells what the method does."
         )

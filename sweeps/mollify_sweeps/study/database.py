@@ -261,7 +261,7 @@ def check_same(study: Ledger, description: Description) -> None:
         what = " and ".join(words.get(k, k) for k in different)
         raise ConfigError(
             f"Sweep {study.name!r} exists with another {what}; repeat its own settings to continue it, "
-            f"or start a new one with another --name"
+            f"or start a new one with another --name, and with --from this one's folder to try its best recipes first"
         )
 
 

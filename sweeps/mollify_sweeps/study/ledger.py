@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 NUMBER, METHOD = "number", "method"  # attributes of a trial: its number in the sweep, and the method that it tries
+FROM = "from"  # an attribute of one whose parameters another sweep has found: which, in words
 STOPPED = "stopped"  # an attribute of a running one: true from when its driver was asked to stop until it goes on
 
 

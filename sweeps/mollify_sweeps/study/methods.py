@@ -110,6 +110,7 @@ class Search:
         space: what is searched in it.
         references: trials that are run whatever the search finds, its first ones.
         share: of the trials, by weight.
+        tried: what comes after the references: where it is from, in words, and its parameters.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Search:
     space: Space
     references: tuple[Reference, ...]
     share: float = 1.0
+    tried: tuple[tuple[str, dict[str, Any]], ...] = ()
 
     def most(self, sampler: str, grid_points: int) -> float:
         """How many trials there are to be made: no end of them, but of a grid, or where nothing is searched."""

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.errors import ConfigError, nearest
 from mollify_core.rng import derive
-from mollify_sweeps.study.ledger import NUMBER, Ledger
+from mollify_sweeps.study.ledger import FROM, NUMBER, Ledger
 from mollify_sweeps.study.methods import Search
 from mollify_sweeps.study.setup import Setup
 
@@ -30,6 +30,14 @@ def enqueue(ledger: Ledger, setup: Setup) -> None:
                 attrs[NUMBER] = next(numbers)
             if reference.name not in known:
                 study.enqueue_trial(reference.params, user_attrs=attrs)
+    numbers = itertools.count(len(ledger.get_trials()))
+    for turn in range(max(len(search.tried) for search in setup.searches)):
+        for search in setup.searches:
+            study = ledger.studies[search.name]
+            known = {trial.user_attrs.get(FROM) for trial in study.get_trials(deepcopy=False)}
+            for source, params in search.tried[turn : turn + 1]:
+                if source not in known:
+                    study.enqueue_trial(params, user_attrs={FROM: source, NUMBER: next(numbers)})
 
 
 def ask(study: optuna.Study, setup: Setup, search: Search) -> optuna.Trial:

@@ -354,6 +354,11 @@ def reference(name: str, settings: dict[str, Any], space: Space, base: Recipe, s
     return Reference(name, params, rest)
 
 
+def nearest_inside(space: Space, recipe: Recipe, names: Collection[str]) -> dict[str, Any]:
+    """The values that are nearest to a recipe's of those searched settings that are named."""
+    return {name: value for name, value in _inside(space, recipe).items() if name in names}
+
+
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return any(
