@@ -29,10 +29,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import optuna
-import pandas as pd
 from IPython.display import Image, Markdown, display
 
 import mollify_core
+import mollify_sweeps
 from mollify_core.provenance import commit, versions
 
 ROOT = Path(mollify_core.__file__).resolve().parents[1]
@@ -124,13 +124,34 @@ for name in optuna.get_all_study_names(f"sqlite:///{SWEEP / 'study.sqlite'}"):
     print(name)
 
 # %% [markdown]
-# ## The table of trials
+# ## The same from Python
 #
-# `trials.parquet` has one row a trial: method, state, searched parameters, the whole recipe, final metrics,
-# checkpoint. Pruned trials have no final metrics. What a method has no use for is empty.
+# `mollify_sweeps.search(options)` does what the command does, prints nothing, and returns the sweep; for one that is
+# complete it has nothing to train. `open_sweep` only looks, also while a sweep runs.
 
 # %%
-trials = pd.read_parquet(SWEEP / "report/trials.parquet").set_index("number")
+recipe = mollify_sweeps.RecipeOptions(epochs=4, batch_size=16, train_fraction=1)
+sweep = mollify_sweeps.search(
+    mollify_sweeps.Search(
+        "digits",
+        recipe,
+        methods=("plain", "mollification"),
+        trials=8,
+        space="runs/space.yaml",
+        name="digits",
+        running=mollify_sweeps.Running(following=mollify_sweeps.Following(wandb="off")),
+    )
+)
+print(sweep.answer)
+
+# %% [markdown]
+# ## The table of trials
+#
+# `sweep.trials`, on storage `trials.parquet`, has one row a trial: method, state, searched parameters, the whole
+# recipe, final metrics, checkpoint. Pruned trials have no final metrics. What a method has no use for is empty.
+
+# %%
+trials = sweep.trials.set_index("number")
 params = [name for name in trials if name.startswith("param_")]
 metrics = ["corrupted_nll", "corrupted_error", "clean_error"]
 shown = trials.sort_values("corrupted_nll")[["method", "state", "epochs_done", *params, *metrics]]
