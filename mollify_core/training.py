@@ -125,8 +125,7 @@ class Training:
                 find_unused_parameters=recipe.model.network == "nasnet" or not is_builtin(recipe.model.network),
             )
             self._apart = distributed.no_sync
-        if recipe.optim.compile:
-            self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
+        self._compiled: nn.Module | None = torch.compile(self._parallel) if recipe.optim.compile else None
 
     @property
     def images_per_step(self) -> int:
@@ -260,7 +259,7 @@ class Training:
         with arithmetic(recipe.optim.precision, worker.device):
             for part in parts:
                 with contextlib.nullcontext() if part is parts[-1] else self._apart():
-                    results.append(self._backward(part, weight, scale))
+                    results.append(self._backward(step, part, weight, scale))
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
         self.optimizer.step()
@@ -269,11 +268,25 @@ class Training:
         loss, wrong = (torch.stack(values).sum() for values in zip(*results, strict=True))
         return loss, wrong
 
-    def _backward(self, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
+    def _forward(self, step: int, x: Tensor) -> Tensor:
+        """The network's outputs. Compiled code is of one size of batch, of all full steps, or else of any size: it is
+        compiled once, and the last step, where it is smaller, goes without.
+        """
+        if self._compiled is None:
+            return self._parallel(x)
+        share, uneven = divmod(self._steps.size, self.worker.world)
+        part, parts_differ = divmod(share * self.recipe.mollify.repeat, self.parts.at(self.epoch, step))
+        if uneven or parts_differ:
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        elif len(x) != part:
+            return self._parallel(x)
+        return self._compiled(x)
+
+    def _backward(self, step: int, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
         """Adds the gradient of `scale` times the sum of losses; returns (sum of losses, number of errors)."""
         recipe, classes = self.recipe, self.data.classes
         with autocast(recipe.optim.precision, self.worker.device):
-            logits = self._parallel(batch.x.contiguous(memory_format=torch.channels_last))
+            logits = self._forward(step, batch.x.contiguous(memory_format=torch.channels_last))
         each = losses(logits, batch, classes, recipe)
         if self._weights is not None:
             each = each * (self._weights[batch.labels] if batch.soft is None else batch.soft @ self._weights)
