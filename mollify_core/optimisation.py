@@ -83,9 +83,9 @@ class Average:
         mixed = [(a, b) for a, b in pairs if a.is_floating_point() and self._steps]
         copied = [(a, b) for a, b in pairs if not (a.is_floating_point() and self._steps)]
         if mixed:
-            torch._foreach_lerp_(*map(list, zip(*mixed, strict=True)), 1 - self._decay)
+            torch._foreach_lerp_([a for a, _ in mixed], [b for _, b in mixed], 1 - self._decay)
         if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+            torch._foreach_copy_([a for a, _ in copied], [b for _, b in copied])
         self._steps += 1
 
     def state_dict(self) -> dict[str, Tensor]:

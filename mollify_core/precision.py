@@ -21,8 +21,9 @@ from torch import Tensor
 from mollify_core.errors import DataError
 
 P = ParamSpec("P")
-_PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-_PLACES: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.conv, *_PRODUCTS)
+_BACKENDS: Any = torch.backends  # its stubs lack some of these
+_PRODUCTS = (_BACKENDS.cuda.matmul, _BACKENDS.mkldnn.matmul)
+_PLACES = (_BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn, _BACKENDS.mkldnn.conv, *_PRODUCTS)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

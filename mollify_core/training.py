@@ -125,7 +125,9 @@ class Training:
                 find_unused_parameters=recipe.model.network == "nasnet" or not is_builtin(recipe.model.network),
             )
             self._apart = distributed.no_sync
-        self._compiled: nn.Module | None = torch.compile(self._parallel) if recipe.optim.compile else None
+        self._compiled: Callable[[Tensor], Tensor] | None = (
+            torch.compile(self._parallel) if recipe.optim.compile else None
+        )
 
     @property
     def images_per_step(self) -> int:
