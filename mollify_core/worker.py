@@ -44,7 +44,7 @@ class Worker:
             return lambda: values
         kept = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        done.record(torch.cuda.current_stream(values.device))
 
         def summed() -> Tensor:
             done.synchronize()

@@ -94,6 +94,7 @@ def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsOnGpu]:
         yield mode
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a copy of the network asks for it
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_step_waits_for_the_gpu(variant: str, digits: Any, as_on_gpu: AsOnGpu, monkeypatch: Any) -> None:
     """All but the backward pass, whose streams need a GPU."""
@@ -210,6 +211,12 @@ def test_a_blur_is_the_same_under_a_callers_setting() -> None:
     expected = heat_blur(x, scale)
     torch.set_float32_matmul_precision("medium")
     assert torch.equal(heat_blur(x, scale), expected)
+
+
+def test_a_blur_is_traced_in_one_piece() -> None:
+    x, scale = torch.rand(2, 3, 16, 16, generator=rng.generator("x")), torch.tensor([0.5, 4.0])
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(heat_blur, backend="eager", fullgraph=True)(x, scale), heat_blur(x, scale))
 
 
 def test_the_callers_generator_is_as_it_was(digits: Any) -> None:
