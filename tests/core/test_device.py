@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -85,35 +87,50 @@ def _moved(network: nn.Module, device: Any = None, memory_format: Any = None) ->
     return network
 
 
-@pytest.fixture
-def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsOnGpu]:
+@contextlib.contextmanager
+def as_on_gpu() -> Iterator[AsOnGpu]:
     draw = rng.generator
-    monkeypatch.setattr(rng, "generator", lambda *key, device="cpu": draw(*key))
-    monkeypatch.setattr(nn.Module, "to", _moved)
+    rng.generator = lambda *key, device="cpu": draw(*key)  # type: ignore[assignment]
+    nn.Module.to = _moved  # type: ignore[assignment]
     with FakeTensorMode(allow_non_fake_inputs=True), AsOnGpu() as mode:
         yield mode
 
 
+def apart(test: Callable[..., None]) -> Callable[..., None]:
+    """A test in a process of its own: one that has met fakes of a GPU starts threads for it, and cannot fork after."""
+
+    @functools.wraps(test)
+    def forked(**given: Any) -> None:
+        process = mp.get_context("fork").Process(target=test, kwargs=given)
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0
+
+    return forked
+
+
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a copy of the network asks for it
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_no_step_waits_for_the_gpu(variant: str, digits: Any, as_on_gpu: AsOnGpu, monkeypatch: Any) -> None:
+@apart
+def test_no_step_waits_for_the_gpu(variant: str, digits: Any) -> None:
     """All but the backward pass, whose streams need a GPU."""
     recipe = SMALL.with_(VARIANTS[variant])
     data = training_data(recipe, digits)
-    data = dataclasses.replace(data, fit=data.fit.to(GPU), validation=None)
-    training = Training(recipe, data, Worker(device=GPU), accumulate=1 + (variant == "repeated"))
+    with as_on_gpu() as mode:
+        data = dataclasses.replace(data, fit=data.fit.to(GPU), validation=None)
+        training = Training(recipe, data, Worker(device=GPU), accumulate=1 + (variant == "repeated"))
 
-    def backward(loss: Tensor) -> None:
-        for parameter in training.network.parameters():
-            parameter.grad = torch.empty_like(parameter)
+        def backward(loss: Tensor) -> None:
+            for parameter in training.network.parameters():
+                parameter.grad = torch.empty_like(parameter)
 
-    monkeypatch.setattr(Tensor, "backward", backward)
-    train_mode(recipe, training.network, 0)
-    for training.epoch in (0, 1):  # at first constants are put on the device, and kept there
-        as_on_gpu.strict = training.epoch == 1
-        for step, images in enumerate(data.batches(recipe, training.epoch, training._steps, training.worker)):
-            loss, wrong = training._step(step, images, training._steps.among(step), 1.0)
-            assert loss.device == wrong.device == images.images.device == GPU
+        Tensor.backward = backward  # type: ignore[assignment]
+        train_mode(recipe, training.network, 0)
+        for training.epoch in (0, 1):  # at first constants are put on the device, and kept there
+            mode.strict = training.epoch == 1
+            for step, images in enumerate(data.batches(recipe, training.epoch, training._steps, training.worker)):
+                loss, wrong = training._step(step, images, training._steps.among(step), 1.0)
+                assert loss.device == wrong.device == images.images.device == GPU
 
 
 @pytest.mark.parametrize(
@@ -131,12 +148,14 @@ def test_no_step_waits_for_the_gpu(variant: str, digits: Any, as_on_gpu: AsOnGpu
         lambda x: torch.tensor([1.0, 2.0], device=GPU),
     ],
 )
-def test_what_waits_is_seen(wait: Callable[[Tensor], Any], as_on_gpu: AsOnGpu) -> None:
-    x = torch.ones(3, device=GPU)
-    as_on_gpu.strict = True
-    with pytest.raises((AssertionError, DataDependentOutputException, DynamicOutputShapeException)):
-        wait(x)
-    x.add_(torch.ones(3).to(GPU, non_blocking=True)).mul_(2)
+@apart
+def test_what_waits_is_seen(wait: Callable[[Tensor], Any]) -> None:
+    with as_on_gpu() as mode:
+        x = torch.ones(3, device=GPU)
+        mode.strict = True
+        with pytest.raises((AssertionError, DataDependentOutputException, DynamicOutputShapeException)):
+            wait(x)
+        x.add_(torch.ones(3).to(GPU, non_blocking=True)).mul_(2)
 
 
 def settings() -> list[str | bool]:
@@ -213,6 +232,7 @@ def test_a_blur_is_the_same_under_a_callers_setting() -> None:
     assert torch.equal(heat_blur(x, scale), expected)
 
 
+@apart
 def test_a_blur_is_traced_in_one_piece() -> None:
     x, scale = torch.rand(2, 3, 16, 16, generator=rng.generator("x")), torch.tensor([0.5, 4.0])
     torch._dynamo.reset()
@@ -230,6 +250,7 @@ def test_the_callers_generator_is_as_it_was(digits: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "parts"), [(32, 1), (25, 2)])
+@apart
 def test_a_network_is_compiled_once(batch_size: int, parts: int, digits: Any) -> None:
     """The last step is smaller; a batch of 25 has parts of 12 and 13 images."""
     recipe = SMALL.with_(compile=True, batch_size=batch_size)
