@@ -250,7 +250,6 @@ def test_the_callers_generator_is_as_it_was(digits: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "parts"), [(32, 1), (25, 2)])
-@apart
 def test_a_network_is_compiled_once(batch_size: int, parts: int, digits: Any) -> None:
     """The last step is smaller; a batch of 25 has parts of 12 and 13 images."""
     recipe = SMALL.with_(compile=True, batch_size=batch_size)
