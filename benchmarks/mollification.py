@@ -53,15 +53,15 @@ def main() -> None:
         nothing = ValidationSet(images[None, :0], labels[:0], 0)
         spec = (10, (0.5,) * 3, (0.25,) * 3, "")
         training = Training(recipe, TrainingData(ImageSet(images, labels), nothing, *spec), Worker(device=device))
-        rows = torch.arange(args.batch, device=device)
+        shown = ImageSet(images, labels)
         x = torch.randn(args.batch, 3, 32, 32, device=device)
         noise = rng.generator("noise", device=device)
 
         def mollify(x: Any = x, recipe: Any = recipe, g: Any = g, noise: Any = noise) -> None:
             mollify_(x, draw(len(x), 32, recipe.mollify, g), noise)
 
-        def step(training: Any = training, rows: Any = rows) -> None:
-            training._step(0, rows, len(rows), 1.0)
+        def step(training: Any = training, shown: Any = shown) -> None:
+            training._step(0, shown, len(shown), 1.0)
 
         mollify()
         step()

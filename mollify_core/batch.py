@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mollify_core import labels, rng
@@ -180,7 +179,7 @@ def losses(logits: Tensor, batch: Batch, classes: int, recipe: Recipe) -> Tensor
     if batch.soft is None and (mode, name) == ("ls", "ce"):
         each = labels.smoothed_cross_entropy(logits, batch.labels, batch.strength)
     else:
-        soft = F.one_hot(batch.labels, classes).float() if batch.soft is None else batch.soft
+        soft = labels.one_hot(batch.labels, classes) if batch.soft is None else batch.soft
         if mode != "ls" and recipe.optim.label_smoothing:
             soft = labels.smooth(soft, torch.full_like(batch.strength, recipe.optim.label_smoothing))
         each = labels.loss(name, mode, logits, labels.soften(soft, batch.strength, mode))

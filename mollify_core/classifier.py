@@ -16,7 +16,7 @@ from mollify_core.networks import weights
 from mollify_core.networks.registry import arguments
 from mollify_core.networks.weights import NONE
 from mollify_core.normalise import Normalise
-from mollify_core.precision import autocast
+from mollify_core.precision import arithmetic, autocast
 from mollify_core.recipe import Recipe
 from mollify_core.settings import SINK_MODES
 
@@ -117,7 +117,8 @@ class Classifier:
 
     def logits(self, x: Tensor) -> Tensor:
         """(batch, outputs) of network input (batch, channels, height, width), under the recipe's precision."""
-        with autocast(self.recipe.optim.precision, x.device):
+        precision = self.recipe.optim.precision
+        with arithmetic(precision, x.device), autocast(precision, x.device):
             return self.network(x.contiguous(memory_format=torch.channels_last))
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -38,6 +38,11 @@ def strength(kept: Tensor, classes: int) -> Tensor:
     return ((1 - kept.double()) * (classes / (classes - 1))).clamp_(0, 1).float()
 
 
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """(batch, classes) float32 of (batch,) int64 class indices in [0, classes), at which nobody looks before."""
+    return torch.zeros(len(labels), classes, device=labels.device).scatter_(1, labels.unsqueeze(1), 1.0)
+
+
 def smooth(target: Tensor, strength: Tensor) -> Tensor:
     """Label smoothing towards the uniform distribution: (1 - g) y + g / C.
 

@@ -100,14 +100,13 @@ class Average:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Takes in the weights after a step; the first ones are the average."""
-        own, new = _tensors(self.module), _tensors(network)
-        pairs = list(zip(own, new, strict=True))
+        pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
         mixed = [(a, b) for a, b in pairs if a.is_floating_point() and self._steps]
+        copied = [(a, b) for a, b in pairs if not (a.is_floating_point() and self._steps)]
         if mixed:
             torch._foreach_lerp_([a for a, _ in mixed], [b for _, b in mixed], 1 - self._decay)
-        for a, b in pairs:
-            if not (a.is_floating_point() and self._steps):
-                a.copy_(b)
+        if copied:
+            torch._foreach_copy_([a for a, _ in copied], [b for _, b in copied])
         self._steps += 1
 
     def state_dict(self) -> dict[str, Tensor]:

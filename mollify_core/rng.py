@@ -1,6 +1,8 @@
 """Randomness as a function of its purpose: every draw comes from a generator keyed by (seed, epoch, step, rank, ...).
 
-Nothing depends on how many numbers were drawn before, so a resumed run equals an unbroken one.
+Nothing depends on how many numbers were drawn before, so a resumed run equals an unbroken one. What is drawn on a CPU
+is the same everywhere. What is drawn on a GPU (noise, dropped patches, dropout) is other numbers of the same law, and
+depends on its model: PyTorch shares a tensor out among as many threads as the GPU runs at once.
 
 A generator of a CPU is a Mersenne Twister, of which `manual_seed` takes 32 bits only: of the 100,000 steps of a long
 training two would draw the same. So all of its 624 words come from the key.

@@ -328,9 +328,10 @@ class Optim:
             of BatchNorm, stay; at most `epochs`.
         frozen_bn: BatchNorm keeps the statistics that it starts with, as is usual in fine-tuning.
         ema: decay per step of an average of the weights that is evaluated in their place, in [0, 1); 0 is off.
-        precision: "float32", or "bf16" autocast of the network where the device has units for it (degradation is
-            always float32).
-        compile: compile the network with `torch.compile` (up to a minute at the start).
+        precision: "float32" (never TF32), or "bf16" autocast of the network where the device has units for it
+            (degradation is always float32).
+        compile: compile the network with `torch.compile`, once (up to a minute at the start); a smaller last step
+            goes without, so that its numbers differ by rounding.
     """
 
     epochs: int = 200

@@ -27,6 +27,9 @@ from mollify_core.settings import Model
 class Steps:
     """The steps of an epoch. What is left for the last of them may join the step before.
 
+    Where the last step has fewer images than there are workers, each of them takes all of it: a share of none would
+    have to be filled with an image that counts for nothing, but that batch norm sees.
+
     Attributes:
         images: in an epoch.
         size: different images of a full step, over all workers.
@@ -77,14 +80,24 @@ class Steps:
         end = self.images if step == len(self) - 1 else (step + 1) * self.size
         return end - step * self.size
 
+    def whole(self, step: int) -> bool:
+        """Whether every worker takes all images of a step; one worker always does."""
+        return self.workers == 1 or self.among(step) < self.workers
+
+    def drawing(self, step: int, rank: int) -> int:
+        """The rank by which a worker draws at a step: 0 where all of them train on the same."""
+        return 0 if self.whole(step) else rank
+
     def share(self, step: int, rank: int) -> range:
-        """Where a worker's images of a step stand in the epoch's order: every so-many-th of the step's."""
-        start = step * self.size
-        return range(start + (rank - start) % self.workers, start + self.among(step), self.workers)
+        """Where a worker's images of a step stand in the epoch's order: every so-many-th of the step's, or all."""
+        start, end = step * self.size, step * self.size + self.among(step)
+        if self.whole(step):
+            return range(start, end)
+        return range(start + (rank - start) % self.workers, end, self.workers)
 
     @property
     def smallest(self) -> int:
-        """Number of images of the smallest share; a worker to which the last step leaves nothing has one, a filler."""
+        """Number of images of the smallest share of a step that is shared out evenly, at least 1."""
         return max(1, min(self.among(0), self.among(len(self) - 1)) // self.workers)
 
 

@@ -93,16 +93,12 @@ class Stream:
         return found
 
     def readings(self, seed: int, epoch: int, steps: Steps, rank: int, first: int) -> list[np.ndarray]:
-        """Places of what a worker reads of an epoch from a step on, by window: its share of each step, in their order.
-
-        Where the last step leaves it nothing, the first image of the last window fills in.
-        """
-        found, at = [], first * steps.size
+        """Places of what a worker reads of an epoch from a step on, by window: its share of each step, in order."""
+        found, at, last = [], first * steps.size, len(steps) - 1
+        whole = last * steps.size if steps.whole(last) else len(self)  # from here on every worker takes all
         for window in self.windows(seed, epoch):
             standing = np.arange(window.start, window.start + len(window.places))
-            mine = window.places[(standing >= at) & (standing % steps.workers == rank)]
-            if window.start + len(window.places) == len(self) and not steps.share(len(steps) - 1, rank):
-                mine = np.append(mine, window.places[0])
+            mine = window.places[(standing >= at) & ((standing % steps.workers == rank) | (standing >= whole))]
             if len(mine):
                 found.append(mine)
         return found
@@ -124,7 +120,7 @@ class Stream:
         self.close()
         try:
             for step in range(first, len(steps)):
-                images = pipe.take(max(1, len(steps.share(step, rank))))
+                images = pipe.take(len(steps.share(step, rank)))
                 following = (seed, epoch + 1, rank, 0)
                 if (pipe.read or step == len(steps) - 1) and epoch + 1 < epochs and following not in self._begun:
                     self._begun[following] = self._pipe(seed, epoch + 1, steps, rank, 0)

@@ -9,6 +9,7 @@ files = checkpoint.to_files(training.state())
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,24 +23,21 @@ from torch.nn.parallel import DistributedDataParallel
 from mollify_core import checkpoint, optimisation, rng
 from mollify_core.amount import IMAGES, mean_strength
 from mollify_core.augment import augment
-from mollify_core.batch import Batch, losses, make_batch, times
+from mollify_core.batch import Batch, losses, make_batch
 from mollify_core.classifier import Classifier, build_network, start_network
 from mollify_core.datasets import ImageSet
 from mollify_core.errors import CheckpointError, NonFiniteLossError, Preempted, first_line
 from mollify_core.labels import outputs
+from mollify_core.looks import Looks, Stop, check_finite
 from mollify_core.measure.metrics import class_weights
 from mollify_core.measure.validation import image_values, validation_means
 from mollify_core.networks import is_builtin
 from mollify_core.normalise import Normalise
-from mollify_core.precision import autocast
+from mollify_core.precision import arithmetic, autocast
 from mollify_core.recipe import Recipe
 from mollify_core.steps import Parts, Steps, check_steps, split
 from mollify_core.training_data import TrainingData
 from mollify_core.worker import Worker
-
-_CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
-_AGREE_EVERY = 10  # steps after which several workers ask one another whether to stop: each time they wait
-Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,7 @@ class Training:
             self._restore(state)
         self._distribute()
         self._normalise = Normalise.make(recipe.data.scaling, data.mean, data.std, device)
+        self._looks = Looks(self.worker)
         self._weights: Tensor | None = None  # of the classes, in the loss
         if recipe.data.balance == "loss":
             self._weights = class_weights(data.fit.labels, data.classes).float().to(device)
@@ -126,8 +125,9 @@ class Training:
                 find_unused_parameters=recipe.model.network == "nasnet" or not is_builtin(recipe.model.network),
             )
             self._apart = distributed.no_sync
-        if recipe.optim.compile:
-            self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
+        self._compiled: Callable[[Tensor], Tensor] | None = (
+            torch.compile(self._parallel) if recipe.optim.compile else None
+        )
 
     @property
     def images_per_step(self) -> int:
@@ -199,6 +199,7 @@ class Training:
             stop: see `run_epoch`.
         """
         recipe, worker, steps = self.recipe, self.worker, self._steps
+        known = recipe, self.epoch, steps, self.data.image_shape, worker
         if self.epoch and self.epoch == recipe.optim.frozen_epochs:
             self._distribute()
         optimisation.train_mode(recipe, self._parallel, self.epoch)
@@ -215,30 +216,25 @@ class Training:
         with torch.random.fork_rng(devices=devices), contextlib.closing(batches):
             for step, images in enumerate(batches, done):
                 for generator in generators:
-                    rng.reseed(generator, recipe.seed, self.epoch, step, worker.rank, "network")
-                # At the last step a worker may have nothing left. It still has to take part in the exchange of
-                # gradients: one image, weight 0.
-                weight = 1.0 if steps.share(step, worker.rank) else 0.0
+                    rng.reseed(generator, recipe.seed, self.epoch, step, steps.drawing(step, worker.rank), "network")
+                weight = 1 / worker.world if steps.whole(step) else 1.0
                 rate = optimisation.learning_rate(recipe, self.epoch, (step + 1) / len(steps))
                 optimisation.set_rate(recipe, self.optimizer, rate)
                 sums[step], wrong = self._step(step, images, steps.among(step), weight)
                 errors += wrong
-                stopped = stop is not None and self._stopped(stop, step)
-                if stopped or step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == len(steps) - 1:
-                    self._check_finite(sums[: step + 1])
+                bad, stopped = self._looks.after(step, sums, stop)
+                if bad or stopped:
+                    check_finite(sums, *known)
                 if stopped:
+                    self._looks = Looks(worker)
                     each = worker.sum(sums[: step + 1].cpu()).tolist()
                     wrong_total = worker.sum(errors.cpu()).item()
                     self.progress = checkpoint.Progress(step + 1, each, wrong_total, time.perf_counter() - started)
                     raise Preempted(f"Training stopped in epoch {self.epoch} after step {step}")
-        total_loss, total_errors = worker.sum(torch.stack([sums.sum().cpu(), errors.cpu()]).double()).tolist()
+        total_loss, total_errors = worker.sum(torch.stack([sums.sum(), errors]).cpu().double()).tolist()
+        if not math.isfinite(total_loss):
+            check_finite(sums, *known)
         return total_loss, total_errors
-
-    def _stopped(self, stop: Stop, step: int) -> bool:
-        """Whether any worker is to stop after this step; the same on every worker."""
-        if self.worker.world == 1:
-            return stop()
-        return step % _AGREE_EVERY == 0 and self.worker.sum(torch.tensor(float(stop()))).item() > 0
 
     def _step(self, step: int, shown: ImageSet, in_step: int, weight: float) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns (sum of losses, number of errors), not synchronised.
@@ -247,10 +243,10 @@ class Training:
             step: step index in the epoch.
             shown: this worker's images of it.
             in_step: number of images of this step over all workers.
-            weight: 0 for a filler image.
+            weight: of its losses; below 1 where every worker takes the same images, by the same draws.
         """
         recipe, worker, data = self.recipe, self.worker, self.data
-        key = (recipe.seed, self.epoch, step, worker.rank)
+        key = (recipe.seed, self.epoch, step, worker.rank if weight == 1 else 0)
         drawn = rng.generator(*key, "augment")
         images, kept = augment(shown.images, recipe.augmentations, drawn, recipe.soft, data.classes)
         labels, mean = shown.labels, self._uncoupled
@@ -259,12 +255,13 @@ class Training:
         scale = worker.world / (in_step * recipe.mollify.repeat)
         self.optimizer.zero_grad(set_to_none=True)
         of_step = max(recipe.optim.batch_size, in_step * recipe.mollify.repeat)  # more where the last images joined it
-        most = -(-of_step // (worker.world * self.parts.at(self.epoch, step)))
+        most = -(-of_step // ((worker.world if weight == 1 else 1) * self.parts.at(self.epoch, step)))
         parts = split(batch, most, rng.generator(*key, "parts"))
         results = []
-        for part in parts:
-            with contextlib.nullcontext() if part is parts[-1] else self._apart():
-                results.append(self._backward(part, weight, scale))
+        with arithmetic(recipe.optim.precision, worker.device):
+            for part in parts:
+                with contextlib.nullcontext() if part is parts[-1] else self._apart():
+                    results.append(self._backward(step, part, weight, scale))
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
         self.optimizer.step()
@@ -273,11 +270,25 @@ class Training:
         loss, wrong = (torch.stack(values).sum() for values in zip(*results, strict=True))
         return loss, wrong
 
-    def _backward(self, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
+    def _forward(self, step: int, x: Tensor) -> Tensor:
+        """The network's outputs. Compiled code is of one size of batch, of all full steps, or else of any size: it is
+        compiled once, and the last step, where it is smaller, goes without.
+        """
+        if self._compiled is None:
+            return self._parallel(x)
+        share, uneven = divmod(self._steps.size, self.worker.world)
+        part, parts_differ = divmod(share * self.recipe.mollify.repeat, self.parts.at(self.epoch, step))
+        if uneven or parts_differ:
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        elif len(x) != part:
+            return self._parallel(x)
+        return self._compiled(x)
+
+    def _backward(self, step: int, batch: Batch, weight: float, scale: float) -> tuple[Tensor, Tensor]:
         """Adds the gradient of `scale` times the sum of losses; returns (sum of losses, number of errors)."""
         recipe, classes = self.recipe, self.data.classes
         with autocast(recipe.optim.precision, self.worker.device):
-            logits = self._parallel(batch.x.contiguous(memory_format=torch.channels_last))
+            logits = self._forward(step, batch.x.contiguous(memory_format=torch.channels_last))
         each = losses(logits, batch, classes, recipe)
         if self._weights is not None:
             each = each * (self._weights[batch.labels] if batch.soft is None else batch.soft @ self._weights)
@@ -285,28 +296,6 @@ class Training:
         (loss * scale).backward()
         guess = logits.detach()[:, :classes].argmax(dim=1)
         return loss.detach(), weight * (guess != batch.labels).sum()
-
-    def _check_finite(self, losses: Tensor) -> None:
-        """Raises on every worker what the first of them has met, so that none waits for another."""
-        bad = (~torch.isfinite(losses)).nonzero()
-        met = torch.zeros(self.worker.world, 2, dtype=torch.float64)
-        first = int(bad[0]) if len(bad) else len(self._steps)
-        met[self.worker.rank] = torch.tensor([first, float(losses[first]) if len(bad) else 0.0])
-        met = self.worker.sum(met)
-        rank = int(met[:, 0].argmin())
-        step, loss = int(met[rank, 0]), float(met[rank, 1])
-        if step == len(self._steps):
-            return
-        key = (self.recipe.seed, self.epoch, step, rank)
-        rows = max(1, len(self._steps.share(step, rank))) * self.recipe.mollify.repeat
-        drawn = times(rows, self.data.image_shape[-1], self.recipe, *key)
-        told = f"t from {min(drawn):.3g} to {max(drawn):.3g}" if drawn else "no image degraded"
-        raise NonFiniteLossError(
-            f"Expected a finite loss, but got {loss} in epoch {self.epoch}, step {step} ({told})",
-            epoch=self.epoch,
-            step=step,
-            times=drawn,
-        )
 
     def validate(self, k: int | None = None) -> Tensor:
         """(cells, k, 5) values of the first k validation images (None: all), the same on every worker.
@@ -339,13 +328,11 @@ class Training:
 
     def state(self, **meta: Any) -> checkpoint.Checkpoint:
         """The state after the steps so far, copied to the CPU, so that training may go on while it is written."""
-        optimizer = {
-            index: {k: _on_cpu(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-            for index, state in self.optimizer.state_dict()["state"].items()
-        }
-        model = {name: _on_cpu(tensor) for name, tensor in self.network.state_dict().items()}
-        kept = {} if self.average is None else self.average.state_dict()
-        average = {name: _on_cpu(tensor) for name, tensor in kept.items()}
+        optimizer = {index: _on_cpu(state) for index, state in self.optimizer.state_dict()["state"].items()}
+        model = _on_cpu(self.network.state_dict())
+        average = {} if self.average is None else _on_cpu(self.average.state_dict())
+        if self.worker.device.type == "cuda":  # once, for all of them
+            torch.cuda.current_stream(self.worker.device).synchronize()
         known = {"recipe": self.recipe.to_dict(), "fingerprint": self.data.fingerprint, "final": self.data.final}
         known |= {"accumulate": self.parts.written, "feed": self.data.feed, "data": self.data.about}
         return checkpoint.Checkpoint(self.epoch, model, optimizer, {**known, **meta}, average, self.progress)
@@ -376,8 +363,12 @@ class Training:
         self.epoch, self.progress = state.epoch, state.progress
 
 
-def _on_cpu(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
+def _on_cpu(values: dict[str, Any]) -> dict[str, Any]:
+    """Copies of tensors on the CPU, which come while this process goes on; other values as they are."""
+    return {
+        name: value.detach().to("cpu", non_blocking=True, copy=True) if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }
 
 
 def _index(device: torch.device) -> int:

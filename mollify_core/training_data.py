@@ -69,7 +69,7 @@ class TrainingData:
         return "stream" if isinstance(self.fit, Stream) else "resident"
 
     def batches(self, recipe: Recipe, epoch: int, steps: Steps, worker: Worker, first: int = 0) -> Generator[ImageSet]:
-        """A worker's images of each step of an epoch, on its device; one image where the last step leaves it none.
+        """A worker's images of each step of an epoch, on its device.
 
         Args:
             recipe: what is trained.
@@ -85,12 +85,12 @@ class TrainingData:
             check_feed(recipe, "stream")
             epochs, rank = recipe.optim.epochs, worker.rank
             for images in self.fit.batches(recipe.seed, epochs, epoch, steps, rank, first):
-                yield images.to(worker.device)
+                yield (images.pinned() if worker.device.type == "cuda" else images).to(worker.device)
             return
-        order = self.order(recipe, epoch).to(worker.device)
+        order = self.order(recipe, epoch).to(worker.device, non_blocking=True)
         for step in range(first, len(steps)):
             share = steps.share(step, worker.rank)
-            rows = order[share.start : share.stop : share.step] if share else order[:1]
+            rows = order[share.start : share.stop : share.step]
             yield ImageSet(self.fit.images[rows], self.fit.labels[rows])
 
     def sample(self, count: int) -> ImageSet:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mollify_core import labels, rng
@@ -136,7 +135,7 @@ class _Transform(nn.Module):
             rows = torch.randperm(len(images), generator=rng.generator(*key, "rows")).to(images.device)
             images, soft = images[rows], label[rows].float()
         else:
-            soft = F.one_hot(label.long(), self.num_classes).float()
+            soft = labels.one_hot(label.long(), self.num_classes)
         normalise = self._constants.to(images.device)
         if self.normalised:
             images = normalise.undo(images.float()) if self._needs_pixels else images.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,26 @@ class Worker:
         values = values.to(self.device)
         dist.all_reduce(values)
         return values.cpu()
+
+    def sum_later(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begins the sum of a tensor on this worker's device over all processes, in place.
+
+        Returns:
+            What gives it on the CPU, and waits for the device as far as the sum, not for what it is given to do later.
+        """
+        if self.world > 1:
+            dist.all_reduce(values)
+        if not values.is_cuda:
+            return lambda: values
+        kept = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(values.device))
+
+        def summed() -> Tensor:
+            done.synchronize()
+            return kept
+
+        return summed
 
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors with those of rank 0."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mollify_core.augment.names import BATCH_AUGMENTATIONS
 from mollify_core.errors import ConfigError, DataError, nearest
+from mollify_core.labels import one_hot
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def mix_batch(
     Raises:
         DataError: MixUp meets images of whole numbers.
     """
-    targets = F.one_hot(labels, classes).float()
+    targets = one_hot(labels, classes)
     if strength is None:
         strength = torch.zeros(len(images), device=images.device)
         targets = torch.lerp(targets.roll(1, 0), targets, drawn.share)

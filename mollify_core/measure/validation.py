@@ -166,13 +166,13 @@ class ValidationSet:
             forward: uint8 images (batch, channels, height, width) -> logits (batch, classes).
             rows: which images to measure; the others belong to other workers, or to nobody.
         """
-        values = torch.zeros(len(self.cells), len(self), len(COLUMNS))
-        index = torch.tensor(rows, dtype=torch.int64)
+        device = self.cells.device
+        values = torch.zeros(len(self.cells), len(self), len(COLUMNS), device=device)
+        index = torch.arange(rows.start, rows.stop, rows.step, device=device)
         for i, cell in enumerate(self.cells):
             for part in index.split(BATCH):
-                on_device = part.to(cell.device)
-                values[i, part] = per_image(forward(cell[on_device]), self.labels[on_device]).cpu()
-        return values
+                values[i, part] = per_image(forward(cell[part]), self.labels[part])
+        return values.cpu()
 
 
 def validation_means(values: Tensor, labels: Tensor) -> dict[str, float]:

@@ -144,8 +144,7 @@ def test_each_step_has_the_same_images_for_any_number_of_workers(size, batch, st
         seen[world] = [
             sorted(
                 image.numpy().tobytes()
-                for rank in range(world)
-                if steps.share(step, rank)
+                for rank in range(1 if steps.whole(step) else world)
                 for image in shares[rank][step].images
             )
             for step in range(len(steps))
@@ -258,15 +257,18 @@ def test_damaged_shards_are_one_sentence(what, streamed, tmp_path):
         list(training_data(RECIPE, damaged).fit.batches(0, 1, 0, Steps(1000, 10, 1), 0))
 
 
-def test_a_worker_whose_last_step_has_nothing_gets_a_filler(streamed):
+@pytest.mark.parametrize("left", [1, 3])
+def test_every_worker_gets_a_last_step_that_is_too_small_to_share(left, streamed):
     fit = training_data(RECIPE, streamed).fit
-    size = len(fit) - 1
-    steps = Steps(len(fit), size, 2)
-    (empty,) = [rank for rank in range(2) if not steps.share(1, rank)]
-    first = list(fit.batches(0, 1, 0, steps, empty))
-    again = list(fit.batches(0, 1, 0, steps, empty, first=1))
-    assert len(first[1]) == len(again[0]) == 1
-    assert torch.equal(first[1].images, again[0].images)
+
+    def last(world: int, rank: int, first: int) -> torch.Tensor:
+        return list(fit.batches(0, 1, 0, Steps(len(fit), len(fit) - left, world), rank, first))[-1].images
+
+    expected = last(1, 0, 0)
+    assert len(expected) == left
+    for rank in range(4):
+        assert torch.equal(last(4, rank, 0), expected)
+        assert torch.equal(last(4, rank, 1), expected)
 
 
 def test_the_next_epoch_is_begun_before_this_one_ends(streamed):

@@ -539,8 +539,7 @@ def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: 
     step = training._step
 
     def recording(index, shown, in_step, weight):
-        if weight:
-            seen.append(sums_of(shown.images))
+        seen.append(sums_of(shown.images))
         return step(index, shown, in_step, weight)
 
     training._step = recording  # type: ignore[method-assign]
@@ -550,13 +549,13 @@ def _train_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: 
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("world", "batch_size"), [(2, 256), (2, 11), (2, 2), (3, 256), (3, 10)])
+@pytest.mark.parametrize(("world", "batch_size"), [(2, 256), (2, 11), (2, 2), (3, 256), (3, 10), (3, 127)])
 def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
     """They share each step's images evenly, the very ones that one worker would train on; with one step an epoch, the
     gradient is the joined batch's.
 
-    129 images make the last step ragged; with batches of two, one worker has nothing in it. Batches that are no
-    multiple of the workers have a larger share here and there.
+    129 images make the last step ragged; where it has fewer images than there are workers, each takes all of it.
+    Batches that are no multiple of the workers have a larger share here and there.
     """
     plain = {"p_clean": 1.0, "augment": ()}
     recipe = SMALL.with_({**JUDGED, **plain, "batch_size": batch_size, "train_fraction": 0.2})
@@ -569,13 +568,18 @@ def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
     first, *others = (torch.load(tmp_path / f"{world}-{rank}.pt", weights_only=False) for rank in range(world))
     assert sorted(itertools.chain(*one["seen"])) == sorted(sums_of(data.fit.images))
     for step, images in enumerate(one["seen"]):
-        shares = [rank["seen"][step] for rank in (first, *others) if step < len(rank["seen"])]
+        shares = [rank["seen"][step] for rank in (first, *others)]
+        if len(images) < world:
+            assert shares == [images] * world
+            continue
         assert sorted(itertools.chain(*shares)) == sorted(images)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for other in others:
         assert same(first["state"], other["state"])
         assert first["metrics"]["corrupted_nll"] == other["metrics"]["corrupted_nll"]
         np.testing.assert_equal(first["final"], other["final"])
+    for name in ("train_loss", "train_error"):
+        assert first["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-2, abs=1e-6)
     if batch_size == 256:
         for name, value in one["state"].items():
             torch.testing.assert_close(first["state"][name], value, rtol=1e-5, atol=1e-6)
@@ -583,6 +587,32 @@ def test_several_workers_equal_one(world, batch_size, digits, tmp_path):
         assert first["metrics"]["corrupted_nll"] == pytest.approx(one["metrics"]["corrupted_nll"], rel=1e-4)
         assert first["final"][0]["corrupted_nll"] == pytest.approx(one["final"][0]["corrupted_nll"], rel=1e-4)
         np.testing.assert_allclose(first["final"][1]["clean_nll"], one["final"][1]["clean_nll"], rtol=1e-3)
+
+
+def _last_rank(rank: int, world: int, recipe: Recipe, data: TrainingData, out: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29516"}
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+    training = Training(recipe, data, Worker(rank, world))
+    metrics = training.run_epoch().metrics
+    torch.save({"state": training.network.state_dict(), "metrics": metrics}, f"{out}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_a_step_of_fewer_images_than_workers_is_that_of_one_worker(digits, tmp_path):
+    """Bit for bit, the statistics of batch norm and the draws of dropout, augmentation and mollification too."""
+    recipe = SMALL.with_(epochs=1, augment=("crop", "erasing"), label_smoothing=0.1)
+    data = training_data(recipe, digits)
+    data = dataclasses.replace(data, fit=data.fit.select(np.arange(3)))
+    for world in (1, 4):
+        args = (world, recipe, data, str(tmp_path))
+        _together(_last_rank, world, *args)
+    one, *four = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "4-0", "4-1", "4-2", "4-3"))
+    for worker in four:
+        assert same(worker["state"], one["state"])
+        assert less_timing(worker["metrics"]) == pytest.approx(less_timing(one["metrics"]))
 
 
 def _stop_rank(rank: int, recipe: Recipe, data: TrainingData, out: str, stop: int | None) -> None:
@@ -629,33 +659,38 @@ def test_two_workers_stop_at_one_step_and_go_on(digits, tmp_path):
         assert kept == pytest.approx({name: reported[name] for name in kept}, rel=1e-5)
 
 
-def _break_rank(rank: int, recipe: Recipe, data: TrainingData, out: str) -> None:
-    """Trains an epoch on two workers; worker 1 meets no number at step 3."""
+def _break_rank(rank: int, recipe: Recipe, data: TrainingData, out: str, at: int) -> None:
+    """Trains an epoch on two workers; worker 1 meets no number at some step."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29515"}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     training = Training(recipe, data, Worker(rank, 2))
-    step = training._step
+    step, steps = training._step, []
 
     def broken(index: int, *args: Any) -> Any:
+        steps.append(index)
         loss, wrong = step(index, *args)
-        return loss * (math.nan if rank == 1 and index == 3 else 1), wrong
+        return loss * (math.nan if rank == 1 and index == at else 1), wrong
 
     training._step = broken  # type: ignore[method-assign]
     with pytest.raises(NonFiniteLossError) as error:
         training.run_epoch()
-    Path(out, str(rank)).write_text(f"{error.value.step} {error.value.times} {error.value}")
+    Path(out, str(rank)).write_text(f"{steps[-1]} {error.value.step} {error.value.times} {error.value}")
     dist.destroy_process_group()
 
 
-def test_two_workers_learn_of_a_loss_that_is_no_number(digits, tmp_path):
-    """Neither waits for the other, and both say what the one has met."""
+@pytest.mark.parametrize(("at", "known_at"), [(3, 10), (12, 16)])
+def test_two_workers_learn_of_a_loss_that_is_no_number(at, known_at, digits, tmp_path):
+    """Neither waits for the other, and both say what the one has met: at the next tenth step, or the last."""
     recipe = SMALL.with_(batch_size=8, train_fraction=0.2)
-    args = (recipe, training_data(recipe, digits), str(tmp_path))
+    data = training_data(recipe, digits)
+    data = dataclasses.replace(data, fit=data.fit.select(np.arange(129)))
+    args = (recipe, data, str(tmp_path), at)
     _together(_break_rank, 2, *args)
     first, second = (Path(tmp_path, str(rank)).read_text() for rank in range(2))
     assert first == second
-    assert "got nan in epoch 0, step 3 (t from" in first
+    assert first.startswith(f"{known_at} {at} ")
+    assert f"got nan in epoch 0, step {at} (t from" in first
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ class Trial:
                 writer.state(training)
             writer.leave(_LEAVE)
             if first:
-                study.leave(number, *((training.epoch, training.state().step) if training is not None else (0, 0)))
+                progress = training.progress if training is not None else None
+                study.leave(number, training.epoch if training is not None else 0, progress.step if progress else 0)
         except ray.exceptions.RayError:  # the sweep itself is ending
             writer.leave(0)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch_dct
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -55,6 +56,21 @@ def test_heat_blur_of_another_shape_against_scipy():
     expected = fft.idctn(gain * fft.dctn(x.double().numpy(), axes=(2, 3)), axes=(2, 3))
     np.testing.assert_allclose(degrade.heat_blur(x, scale), expected, atol=1e-5)
     np.testing.assert_allclose(degrade.heat_blur(x, scale)[0], x[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 7, 32, 64, 200])
+def test_heat_blur_is_that_of_the_released_codes_library(side):
+    """By the linear layers of torch-dct, whose cosine matrix is ours."""
+    matrix = torch_dct.dct(torch.eye(side, dtype=torch.float64), norm="ortho").T
+    frequency, outer = degrade._cosine_basis(side, torch.device("cpu"))
+    both = (matrix[:, :, None] * matrix[:, None, :]).flatten(1)
+    torch.testing.assert_close(outer.double(), both, rtol=1e-7, atol=1e-13)
+    x = torch.randn(3, 2, side, side, generator=rng.generator("test"))
+    scale = torch.tensor([0.0, 0.7, 3.0])
+    gain = torch.exp(-(frequency[:, None] + frequency[None, :]) * (scale.square() / 2)[:, None, None, None])
+    forward, back = (torch_dct.LinearDCT(side, kind, norm="ortho") for kind in ("dct", "idct"))
+    expected = torch_dct.apply_linear_2d(torch_dct.apply_linear_2d(x, forward) * gain, back)
+    torch.testing.assert_close(degrade.heat_blur(x, scale), expected.detach(), atol=1e-5, rtol=0)
 
 
 def test_noise(golden):
