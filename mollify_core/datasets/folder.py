@@ -14,13 +14,14 @@ import re
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mollify_core import granted
+from mollify_core.datasets import groups as own_groups
 from mollify_core.datasets.download import Progress
 from mollify_core.datasets.files import Files, quoted
 from mollify_core.datasets.images import decode, reporting, scaled
@@ -52,6 +53,7 @@ class Listed:
         rows: split -> its images; "validation" only where a folder holds them.
         folders: split -> the folder that it is; empty where the folder is undivided.
         left_out: reason -> how many files and folders are not taken.
+        groups: image -> its group; empty where nobody has said which belong together.
     """
 
     files: Files
@@ -59,20 +61,31 @@ class Listed:
     rows: dict[str, Rows]
     folders: dict[str, str]
     left_out: dict[str, int]
+    groups: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path) -> Listed:
+    def of(cls, path: Path, groups: Path | None = None) -> Listed:
         """Lists a folder; nothing is decoded.
 
+        Args:
+            path: the folder.
+            groups: a file that says which images belong together, see `groups.of_images`.
+
         Raises:
-            DataError: its folders are no classes, or no splits of the same classes, or its links have loops.
+            DataError: its folders are no classes, or no splits of the same classes, or its links have loops; or
+                `groups` is no such file, or leaves no way to split.
         """
         tree = Tree(path)
         folders = _splits(tree)
         if folders:
             names, rows = _divided(tree, folders)
         else:
-            names, rows = _undivided(tree)
+            names, found = _classes(tree, "", "the folder")
+            rows = {TRAIN: found}
+        files = OwnFiles(path, [name for part in rows.values() for name, _ in part])
+        together = {} if groups is None else own_groups.of_images(groups, files.names, quoted(path))
+        if not folders:
+            rows = _undivided(rows[TRAIN], names, together)
         tree.loose()
         counts = np.bincount([label for _, label in rows[TRAIN]], minlength=len(names))
         least = 1 if VALIDATION in rows else 2  # one to fit and one to validate
@@ -82,8 +95,7 @@ class Listed:
                 f"Expected at least two training images of each class, but class {quoted(few)} in {quoted(path)} has "
                 f"{counts.min()} (a fifth of an undivided class is for testing)"
             )
-        files = OwnFiles(path, [name for part in rows.values() for name, _ in part])
-        return cls(files, names, rows, folders, dict(tree.left_out))
+        return cls(files, names, rows, folders, dict(tree.left_out), together)
 
     def without(self, unreadable: Collection[str]) -> Listed:
         """The same but for files that could not be read."""
@@ -91,9 +103,25 @@ class Listed:
         count = sum(map(len, self.rows.values())) - sum(map(len, rows.values()))
         return dataclasses.replace(self, rows=rows, left_out=self.left_out | ({UNREADABLE: count} if count else {}))
 
+    def numbered(self) -> dict[str, np.ndarray]:
+        """Split, of training and test -> (n,) int64 number of each image's group; empty where there are no groups."""
+        if not self.groups:
+            return {}
+        parts = {TRAIN: self.rows[TRAIN] + self.rows.get(VALIDATION, []), TEST: self.rows[TEST]}
+        numbers = {group: number for number, group in enumerate(sorted(set(self.groups.values())))}
+        return {
+            split: np.array([numbers[self.groups[name]] for name, _ in part], np.int64) for split, part in parts.items()
+        }
+
 
 def folder_spec(
-    name: str, path: Path, side: int, background: str, skip_bad: bool = False, feed: str = "auto"
+    name: str,
+    path: Path,
+    side: int,
+    background: str,
+    skip_bad: bool = False,
+    feed: str = "auto",
+    groups: Path | None = None,
 ) -> DatasetSpec:
     """The data set in the folder `path`, its images scaled to `side` pixels; nothing is decoded yet.
 
@@ -105,7 +133,7 @@ def folder_spec(
         ConfigError: the images do not fit into this machine's memory.
         DataError: see `Listed.of`; there are fewer than two classes, or a class has too few images.
     """
-    listed = Listed.of(path)
+    listed = Listed.of(path, groups)
     need = 3 * side**2 * sum(len(part) for part in listed.rows.values())
     memory = granted.memory()
     if need > memory and feed == "resident":
@@ -122,7 +150,7 @@ def folder_spec(
         augment=("flip", "crop"),
         validation_fraction=0.2 if len(listed.rows[TRAIN]) < _FEW else 0.1,
         checksums={},
-        source=ImageFolder(path, background, skip_bad, listed),
+        source=ImageFolder(path, background, skip_bad, listed, groups),
         streamed=feed == "stream" or (feed == "auto" and need > _SHARE * memory),
     )
 
@@ -135,7 +163,7 @@ def source(dataset: DatasetSpec, folder: ImageFolder, cache: Path | None = None)
         folder: where it is.
         cache: remembers the checksum of a folder whose images are streamed: too many to be read at each start.
     """
-    listed: Listed = folder.listed or Listed.of(folder.path)
+    listed: Listed = folder.listed or Listed.of(folder.path, folder.groups)
     side, background = dataset.image_shape[-1], colour(folder.background)
     parts = {split: listed.rows[split] for split in (TRAIN, VALIDATION, TEST) if split in listed.rows}
     names = [name for part in parts.values() for name, _ in part]
@@ -144,6 +172,9 @@ def source(dataset: DatasetSpec, folder: ImageFolder, cache: Path | None = None)
     checksums = {f"all at {side} pixels on {background}": checksum}
     if VALIDATION in parts:  # what is prepared has a meaning beside its files
         checksums[f"of these to validate: {len(parts[VALIDATION])}"] = ""
+    groups = own_groups.digest(listed.groups) if listed.groups else ""
+    if groups:
+        checksums["groups"] = groups
     unreadable: dict[str, str] = {}
     return Source(
         str(folder.path.resolve()),
@@ -152,6 +183,7 @@ def source(dataset: DatasetSpec, folder: ImageFolder, cache: Path | None = None)
         validation=len(parts.get(VALIDATION, ())),
         unreadable=unreadable,
         flow=partial(_flow, dataset.name, listed, side, background, unreadable, folder.skip_bad),
+        groups=groups,
     )
 
 
@@ -224,11 +256,13 @@ def _word(folder: str) -> str:
     return clean(folder, 40, keep="")
 
 
-def _undivided(tree: Tree) -> tuple[list[str], dict[str, Rows]]:
-    names, rows = _classes(tree, "", "the folder")
-    labels = np.array([label for _, label in rows])
-    train, test = ([rows[i] for i in part] for part in stratified_split(labels, TEST_FRACTION, 0, "folder"))
-    return names, {TRAIN: train, TEST: test}
+def _undivided(rows: Rows, names: list[str], together: dict[str, str]) -> dict[str, Rows]:
+    labels, groups = np.array([label for _, label in rows]), None
+    if together:
+        groups = np.unique([together[name] for name, _ in rows], return_inverse=True)[1]
+    parts = stratified_split(labels, TEST_FRACTION, 0, "folder", groups, leave=2, names=names)
+    train, test = ([rows[i] for i in part] for part in parts)
+    return {TRAIN: train, TEST: test}
 
 
 def _divided(tree: Tree, folders: dict[str, str]) -> tuple[list[str], dict[str, Rows]]:

@@ -20,6 +20,7 @@ def spec(
     background: str | None = None,
     skip_bad: bool = False,
     feed: str = "auto",
+    groups: str | Path | None = None,
 ) -> DatasetSpec:
     """The data set called `name`.
 
@@ -31,11 +32,12 @@ def spec(
         background: what shows where images of a folder are transparent, see `specs.colour`; None is white.
         skip_bad: leave out images of a folder that cannot be read, rather than stop there.
         feed: one of `FEEDS`.
+        groups: a file that says which images of a folder belong together, see `groups.of_images`.
 
     Raises:
         ConfigError: there is no such data set, and the nearest known one is named; or `image_size` or `background`
             does not fit it.
-        DataError: the folder holds no data set.
+        DataError: the folder holds no data set, or `groups` does not fit it.
     """
     name = str(name)
     if name in DATASETS:
@@ -46,6 +48,8 @@ def spec(
             )
         if background is not None and colour_word(background) != "white":
             raise ConfigError(f"Expected no background for {name}, whose images hide nothing, but got {background!r}")
+        if groups is not None:
+            raise ConfigError(f"Expected --groups with a folder of images of your own, but got it with {name}")
         return dataclasses.replace(DATASETS[name], streamed=feed == "stream")
     path = expanded(name if data_dir is None else data_dir)
     said = quoted(name)
@@ -71,7 +75,8 @@ def spec(
 
     called = _plain(path.resolve().name if data_dir is None else name)
     behind = colour_word("white" if background is None else background)
-    return folder_spec(called, path, image_size, behind, skip_bad, feed)
+    together = None if groups is None else expanded(groups)
+    return folder_spec(called, path, image_size, behind, skip_bad, feed, together)
 
 
 def _is_folder(path: Path) -> bool:

@@ -19,7 +19,7 @@ from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import Job, submit
 
 BROKE = (SweepError,)  # what no other input would have spared the user
-_SENT = ("space", "recipe", "network", "weights")  # options that name a file, which goes along with a job
+_SENT = ("space", "recipe", "network", "weights", "groups")  # options that name a file, which goes along with a job
 _THERE = ("data_dir", "cache_dir", "storage")  # options that name a place, which the cluster must have
 _NAMED = ("dataset", "data")  # names of data sets, or folders of images
 
