@@ -193,5 +193,6 @@ def _judging(sweep: Sweep, judging: int, groups: tuple[np.ndarray, np.ndarray] |
         return "", "", note
     warning = judging_note(choosing, judging)
     if groups is not None:
-        warning = judging_note(*(len(np.unique(part)) for part in groups), "groups of validation images")
+        few, fewer = (len(np.unique(part)) for part in groups)
+        warning = judging_note(few, fewer, "groups of validation images")
     return f", of which {choosing} choose and {judging} judge", warning, note
