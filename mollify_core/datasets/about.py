@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mollify_core.datasets.folder import Listed
+from mollify_core.datasets.listing import Listed
 from mollify_core.datasets.load import SPLITS, Prepared
 from mollify_core.datasets.specs import ImageFolder
 from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION
@@ -83,8 +83,9 @@ def _name(prepared: Prepared, row: int) -> str:
 
 
 def described(prepared: Prepared) -> dict[str, str]:
-    """Lines by their names, of text that is safe to print: "classes", "unequal" ones, "splits", and of a folder of
-    one's own what is "left out" by reason, its "groups" and the "background", as far as there is something to say.
+    """Lines by their names, of text that is safe to print: "classes", "unequal" ones, "splits", and of a data set
+    of one's own what it is "read as", what is "left out" by reason, its "groups" and the "background", as far as there
+    is something to say.
     """
     names, counts = prepared.manifest["class_names"], prepared.manifest["counts"]
     first = ", ".join(clean(name, 24, keep="") for name in names[:_FIRST])
@@ -106,11 +107,14 @@ def described(prepared: Prepared) -> dict[str, str]:
         if number:
             parts.append(f"{number:,} {split}" + ("" if folder is None else f" from {clean(folder, 40, keep='')}/"))
     said = ", ".join(parts)
-    if not listed.folders:
-        said += "; a fifth of each class is for testing, since no folders are splits"
+    if listed.divided:
+        nothing = "there is no such split" if listed.form else "no folders are splits"
+        said += f"; a fifth of each class is for testing, since {nothing}"
     if not prepared.validation:
         said += "; validation is held out of train"
     lines["splits"] = said
+    if listed.form:
+        lines["read as"] = clean(listed.form, 100, keep="")
     if listed.left_out:
         lines["left out"] = ", ".join(f"{number:,} {reason}" for reason, number in sorted(listed.left_out.items()))
     if prepared.groups:

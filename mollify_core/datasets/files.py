@@ -67,6 +67,10 @@ class Files(ABC):
             digest.update(os.fsencode(part))
         return digest.hexdigest()
 
+    def places(self, names: Sequence[str]) -> list[Path]:
+        """The files on disk that hold these, whose times tell whether they were changed; none where they do not."""
+        return [self.path]
+
     def _describe(self, names: Sequence[str]) -> str:
         contents = ((name, self.read(name)) for name in names)
         return "".join(
@@ -114,6 +118,9 @@ class FolderFiles(Files):
                     open_folders.append((folder / entry.name, f"{name}/"))
                 else:
                     yield name
+
+    def places(self, names: Sequence[str]) -> list[Path]:
+        return [self.path / name for name in names]
 
     def _read(self, name: str) -> bytes:
         if name not in self._known:

@@ -47,6 +47,7 @@ class DataOptions:
             skip_bad=self.skip_bad,
             feed=self.feed,
             groups=self.groups,
+            cache_dir=self.cache_dir,
         )
 
     def prepare(
@@ -81,7 +82,7 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
     g.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="take the official files, or the folder of images, from here instead of downloading them",
+        help="take the official files, torchvision's, or the folder of images, from here instead of downloading them",
     )
     g.add_argument(
         "--allow-unverified",

@@ -90,12 +90,13 @@ def prepare(
             skip_bad=skip_bad,
             feed=feed,
             groups=groups,
+            cache_dir=cache_dir,
         )
     origin = dataset.source
     cache = disk.cache_folder(cache_dir)
     if isinstance(origin, ImageFolder):
         if origin.listed is None:
-            origin = dataclasses.replace(origin, listed=folder.Listed.of(origin.path, origin.groups))
+            origin = dataclasses.replace(origin, listed=folder.listed(origin.path).settled(origin.groups))
             dataset = dataclasses.replace(dataset, source=origin)
         source = folder.source(dataset, origin, cache)
         return _readable(_build(cache, dataset, source, allow_unverified, progress), origin)

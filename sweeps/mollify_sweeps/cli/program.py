@@ -77,7 +77,8 @@ def job(args: argparse.Namespace) -> Job:
         )
     places = [(option, getattr(args, option)) for option in _THERE]
     for option in _NAMED:
-        places += [(option, name) for name in (getattr(args, option, None) or "").split(",") if "/" in name]
+        names = (getattr(args, option, None) or "").split(",")
+        places += [(option, name) for name in names if "/" in name and not name.startswith("torchvision/")]
     for option, value in places:
         _check_there(option, value)
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
