@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mollify_core import granted
-from mollify_core.datasets import classes
+from mollify_core.datasets import classes, tables, webdataset
 from mollify_core.datasets import groups as own_groups
 from mollify_core.datasets.download import Progress
 from mollify_core.datasets.files import Files, quoted
@@ -34,12 +34,13 @@ _FEW = 5_000  # training images, below which a tenth of them would measure too c
 
 
 def listed(path: Path) -> Listed:
-    """What a folder holds; nothing is decoded, and nothing is settled.
+    """What a folder holds, in whatever form it is found; nothing is decoded, and nothing is settled.
 
     Raises:
         DataError: it holds no data set.
     """
-    return classes.listed(path)
+    packed = (form(path) for form in (tables.saved, tables.parquets, webdataset.listed))
+    return next(filter(None, packed), None) or classes.listed(path)
 
 
 def own_spec(
@@ -221,6 +222,8 @@ def _check_left(listed: Listed, bad: set[str]) -> None:
     for split, part in left.items():
         least = 2 if split == TRAIN and VALIDATION not in left else 1
         counts = np.bincount([label for _, label in part], minlength=len(listed.names))
+        had = np.bincount([label for _, label in listed.rows[split]], minlength=len(listed.names))
+        counts[had == 0] = least  # of a form whose splits need not have every class
         if counts.min() < least:
             few = quoted(listed.names[int(counts.argmin())])
             raise DataError(

@@ -60,7 +60,9 @@ class Listed:
         where = quoted(self.files.path)
         if len(self.names) < 2:
             raise DataError(f"Expected {where} to hold images of two or more classes, but got {len(self.names)}")
-        for part in self.rows.values():
+        for split, part in self.rows.items():
+            if not part:
+                raise DataError(f"Expected images in every split of {where}, but {split} has none")
             for name, label in part:
                 if not 0 <= label < len(self.names):
                     raise DataError(
