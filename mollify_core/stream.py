@@ -226,6 +226,7 @@ class StreamedValidation:
         first: the first of these, clean and corrupted, in memory.
         seed: of the corruptions.
         fetch: reads them; by default this process does.
+        groups: (n,) int64 numbers of the groups that images belong to; None where there are no groups.
     """
 
     shards: Shards
@@ -235,6 +236,7 @@ class StreamedValidation:
     first: ValidationSet
     seed: int
     fetch: Fetch | None = None
+    groups: Tensor | None = None
 
     @classmethod
     def make(
@@ -249,6 +251,7 @@ class StreamedValidation:
         device: torch.device | str,
         first: ImageSet | None = None,
         fetch: Fetch | None = None,
+        groups: np.ndarray | None = None,
     ) -> StreamedValidation:
         """Orders the images, and corrupts the first of them.
 
@@ -261,6 +264,7 @@ class StreamedValidation:
             device: where the first are to be.
             first: these, where somebody has read them already, see `first_places`.
             fetch: reads the others.
+            groups: (n,) of the validation images, in the official order.
         """
         order, choosing = _order(places, judging)
         if first is None:
@@ -272,7 +276,8 @@ class StreamedValidation:
             cells[cell] = _corrupted(first.images, name, severity, 0, seed)
         known = ValidationSet(cells.to(device), first.labels.to(device), len(first))
         ordered = torch.from_numpy(labels[order]).to(device)
-        return cls(shards, places[order], ordered, choosing, known, seed, fetch)
+        together = None if groups is None else torch.from_numpy(groups[order])
+        return cls(shards, places[order], ordered, choosing, known, seed, fetch, together)
 
     def __len__(self) -> int:
         return len(self.labels)

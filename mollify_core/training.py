@@ -189,7 +189,7 @@ class Training:
         assert self.data.validation is not None
         values, labels = self.validate(), self.data.validation.labels[None]
         (choosing, judging), (chosen, judged) = self.data.halves(values), self.data.halves(labels)
-        return validation_means(choosing, chosen[0]), image_values(judging, judged[0])
+        return validation_means(choosing, chosen[0]), image_values(judging, judged[0], self.data.judged_groups)
 
     def _train_epoch(self, started: float, stop: Stop | None) -> tuple[float, float]:
         """(sum of losses, number of errors) over all fit images of all workers.

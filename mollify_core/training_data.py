@@ -119,19 +119,41 @@ class TrainingData:
         choosing = self.validation.choosing
         return values[:, :choosing], values[:, choosing:] if choosing < len(self.validation) else values
 
+    @property
+    def judged_groups(self) -> np.ndarray | None:
+        """(m,) int64 groups of the images that judge; None where there are no groups."""
+        if self.validation is None or self.validation.groups is None:
+            return None
+        return self.halves(self.validation.groups[None])[1][0].cpu().numpy()
+
 
 def split_rows(labels: np.ndarray, recipe: Recipe, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
     """(fit, validation): sorted row numbers of the training images that a recipe trains and validates on.
 
-    A data set with a split of its own to validate on has it as its last rows; else a share is held out, stratified.
+    A data set with a split of its own to validate on has it as its last rows; else a share is held out, stratified and
+    by whole groups of images where there are such.
     """
     config, fingerprint = recipe.data, prepared.fingerprint
     if prepared.validation:
         fit, validation = np.split(np.arange(len(labels)), [len(labels) - prepared.validation])
     else:
-        fit, validation = stratified_split(labels, config.validation_fraction, config.split_seed, fingerprint)
+        groups, names = prepared.groups.get("train"), prepared.manifest["class_names"]
+        share, seed = config.validation_fraction, config.split_seed
+        fit, validation = stratified_split(labels, share, seed, fingerprint, groups, names=names)
     subset = stratified_subset(labels[fit], config.train_fraction, config.split_seed, fingerprint)
     return fit[subset], validation
+
+
+def groups_of(prepared: Prepared, rows: np.ndarray) -> np.ndarray | None:
+    """(m,) int64 groups of the training images in some rows (m,); None where there are no groups."""
+    groups = prepared.groups.get("train")
+    return None if groups is None else groups[rows]
+
+
+def judging_of(labels: np.ndarray, validation: np.ndarray, recipe: Recipe, prepared: Prepared) -> np.ndarray:
+    """Which of the `validation` rows of the training images (n,) only judge: (k,) sorted numbers of these rows."""
+    config, groups = recipe.data, groups_of(prepared, validation)
+    return judging_rows(labels[validation], config.judging_fraction, config.split_seed, prepared.fingerprint, groups)
 
 
 def training_data(
@@ -148,13 +170,14 @@ def training_data(
     if isinstance(prepared, Sharded):
         return streamed_data(recipe, prepared, device, final=final, threads=torch.get_num_threads())
     images, config = prepared.tensors("train"), recipe.data
-    fit, validation = split_rows(images.labels.numpy(), recipe, prepared)
+    labels = images.labels.numpy()
+    fit, validation = split_rows(labels, recipe, prepared)
     chosen = images.select(np.union1d(fit, validation) if final else fit)
     held_out, spec = None, prepared.spec
     if not final:
-        part, seed = images.select(validation), config.split_seed
-        judging = judging_rows(part.labels.numpy(), config.judging_fraction, seed, prepared.fingerprint)
-        held_out = ValidationSet.make(part, seed=seed, device=device, judging=judging)
+        judging, groups = judging_of(labels, validation, recipe, prepared), groups_of(prepared, validation)
+        part = images.select(validation)
+        held_out = ValidationSet.make(part, seed=config.split_seed, device=device, judging=judging, groups=groups)
     return TrainingData(
         fit=type(images)(chosen.images.to(device), chosen.labels.to(device)),
         validation=held_out,
@@ -186,7 +209,7 @@ def streamed_data(
     if final:
         fit = np.union1d(fit, validation)
     else:
-        judging = judging_rows(labels[validation], recipe.data.judging_fraction, seed, prepared.fingerprint)
+        judging = judging_of(labels, validation, recipe, prepared)
         held_out = StreamedValidation.make(
             shards,
             places[validation],
@@ -195,6 +218,7 @@ def streamed_data(
             len(fit),
             seed=seed,
             device=device,
+            groups=groups_of(prepared, validation),
         )
     stream = Stream(shards, torch.from_numpy(labels[fit]), places[fit], threads)
     names = tuple(prepared.manifest["class_names"])

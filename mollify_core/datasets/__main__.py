@@ -34,10 +34,11 @@ def parser() -> Parser:
     p.add_argument(
         "name",
         metavar="NAME",
-        help=f"{', '.join(DATASETS)}; their published corruptions {', '.join(_CORRUPTED)}; or the path of a folder "
-        "with one folder of images per class",
+        help=f"{', '.join(DATASETS)}; their published corruptions {', '.join(_CORRUPTED)}; "
+        "torchvision/NAME; or the path of a folder with one folder of images per class, a Hugging Face dataset saved "
+        "to disk, Parquet files or a WebDataset",
     )
-    p.add_argument("--image-size", type=int, metavar="N", help="of a folder of images: scale them to N pixels")
+    p.add_argument("--image-size", type=int, metavar="N", help="of torchvision's or a folder: scale images to N pixels")
     add_background(p)
     add_data_options(p)
     return p

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mollify_core.datasets.folder import Listed
-from mollify_core.datasets.load import Prepared
+from mollify_core.datasets.listing import Listed
+from mollify_core.datasets.load import SPLITS, Prepared
 from mollify_core.datasets.specs import ImageFolder
 from mollify_core.datasets.tree import TEST, TRAIN, VALIDATION
 from mollify_core.foreign import clean
@@ -43,6 +43,37 @@ def leaks(prepared: Prepared, fit: np.ndarray, validation: np.ndarray) -> str:
     )
 
 
+def sides(prepared: Prepared, fit: np.ndarray, validation: np.ndarray, judging: np.ndarray) -> str:
+    """How many groups of images are on which side.
+
+    Args:
+        prepared: of images in groups.
+        fit, validation: rows of the training images, see `training_data.split_rows`.
+        judging: which of the validation rows only judge, see `training_data.judging_of`.
+    """
+    groups = prepared.groups[TRAIN]
+    choosing = np.delete(validation, judging)
+    parts = {"fit": groups[fit], "choose": groups[choosing], "judge": groups[validation[judging]]}
+    parts["test"] = prepared.groups[TEST]
+    said = [f"{len(np.unique(part)):,} {word}" for word, part in parts.items() if len(part)]
+    sizes = np.unique(np.concatenate([groups, prepared.groups[TEST]]), return_counts=True)[1]
+    of = f"{len(sizes):,} of {sizes.min():,} to {sizes.max():,} images"
+    return f"{of}: {', '.join(said)}; in intervals a group counts as one image"
+
+
+def divided(prepared: Prepared) -> str:
+    """A sentence where folders of splits divide groups of images; else empty."""
+    if not prepared.groups:
+        return ""
+    train, held_out = np.split(prepared.groups[TRAIN], [len(prepared.groups[TRAIN]) - prepared.validation])
+    both = [
+        f"{number:,} in train and {split}"
+        for split, other in ((VALIDATION, held_out), (TEST, prepared.groups[TEST]))
+        if (number := len(np.intersect1d(train, other)))
+    ]
+    return f"groups of images are divided by the folders, {' and '.join(both)}: answers are too good" if both else ""
+
+
 def _name(prepared: Prepared, row: int) -> str:
     source, of_train = prepared.spec.source, prepared.manifest["counts"][TRAIN]
     if isinstance(source, ImageFolder) and isinstance(source.listed, Listed):
@@ -52,8 +83,9 @@ def _name(prepared: Prepared, row: int) -> str:
 
 
 def described(prepared: Prepared) -> dict[str, str]:
-    """Lines by their names, of text that is safe to print: "classes", "unequal" ones, "splits", and of a folder of
-    one's own what is "left out" by reason and the "background", as far as there is something to say.
+    """Lines by their names, of text that is safe to print: "classes", "unequal" ones, "splits", and of a data set
+    of one's own what it is "read as", what is "left out" by reason, its "groups" and the "background", as far as there
+    is something to say.
     """
     names, counts = prepared.manifest["class_names"], prepared.manifest["counts"]
     first = ", ".join(clean(name, 24, keep="") for name in names[:_FIRST])
@@ -75,13 +107,19 @@ def described(prepared: Prepared) -> dict[str, str]:
         if number:
             parts.append(f"{number:,} {split}" + ("" if folder is None else f" from {clean(folder, 40, keep='')}/"))
     said = ", ".join(parts)
-    if not listed.folders:
-        said += "; a fifth of each class is for testing, since no folders are splits"
+    if listed.divided:
+        nothing = "there is no such split" if listed.form else "no folders are splits"
+        said += f"; a fifth of each class is for testing, since {nothing}"
     if not prepared.validation:
         said += "; validation is held out of train"
     lines["splits"] = said
+    if listed.form:
+        lines["read as"] = clean(listed.form, 100, keep="")
     if listed.left_out:
         lines["left out"] = ", ".join(f"{number:,} {reason}" for reason, number in sorted(listed.left_out.items()))
+    if prepared.groups:
+        numbers_of = [len(np.unique(prepared.groups[split])) for split in SPLITS]
+        lines["groups"] = f"{numbers_of[0]:,} of training and {numbers_of[1]:,} of test images"
     if source.background != "white":
         lines["background"] = f"{source.background} where images are transparent"
     return lines

@@ -9,7 +9,6 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from mollify_core.datasets.threads import in_threads
 from mollify_core.disk import regular
@@ -67,6 +66,10 @@ class Files(ABC):
             digest.update(os.fsencode(part))
         return digest.hexdigest()
 
+    def places(self, names: Sequence[str]) -> list[Path]:
+        """The files on disk that hold these, whose times tell whether they were changed; none where they do not."""
+        return [self.path]
+
     def _describe(self, names: Sequence[str]) -> str:
         contents = ((name, self.read(name)) for name in names)
         return "".join(
@@ -114,6 +117,9 @@ class FolderFiles(Files):
                     open_folders.append((folder / entry.name, f"{name}/"))
                 else:
                     yield name
+
+    def places(self, names: Sequence[str]) -> list[Path]:
+        return [self.path / name for name in names]
 
     def _read(self, name: str) -> bytes:
         if name not in self._known:
@@ -173,23 +179,22 @@ class ZipFiles(Files):
 
 
 class TarFiles(Files):
-    """The regular files in an uncompressed .tar archive."""
-
-    _file: BinaryIO | None = None
+    """The regular files in an uncompressed .tar archive, which is open only while it is read: there may be many."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         try:
-            self._file = regular(path)
-            length = os.fstat(self._file.fileno()).st_size
-            with tarfile.open(fileobj=self._file, mode="r:") as tar:
+            with regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                length = os.fstat(file.fileno()).st_size
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # a million of them would fill the memory
                     if member.size < 0 or not 0 <= member.offset_data <= length:  # it would be read for ever
                         raise tarfile.ReadError("a file's size is none")
                     if member.isreg() and not member.issparse():
                         self._places[member.name] = (member.offset_data, member.size)
+                if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset).strip(b"\0") or tar.offset >= length:
+                    raise tarfile.ReadError("it ends without the mark of an end")
         except Exception as error:  # a header that lies can have nearly anything raised
             raise DataError(
                 f"Expected {quoted(path)} to be a whole uncompressed tar archive, but reading it failed: "
@@ -217,19 +222,15 @@ class TarFiles(Files):
                 start, left = start + len(block), left - len(block)
                 yield len(block)
 
-    def __del__(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
     def _read(self, name: str) -> bytes:
         start, size = self._places[name]
         self._check_size(name, size)
         return self._read_at(start, size, name)
 
     def _read_at(self, start: int, size: int, name: str) -> bytes:
-        assert self._file is not None
         try:
-            content = os.pread(self._file.fileno(), size, start)
+            with regular(self.path) as file:
+                content = os.pread(file.fileno(), size, start)
         except OSError as error:
             raise DataError(f"Cannot read {quoted(name)} in {quoted(self.path)}: {error.strerror}") from None
         if len(content) < size:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -74,11 +74,13 @@ class Prepared:
         folder: holds train.parquet, test.parquet and manifest.json.
         manifest: name, counts, class names, shape, scaling, where it came from, checksums. The images that validate, of
             a set that has a split for that, are the last of the training images and counted as "validation" too.
+        groups: split -> (n,) int64 number of each image's group; empty where nobody has said which belong together.
     """
 
     spec: DatasetSpec
     folder: Path
     manifest: dict[str, Any]
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def verified(self) -> bool:
@@ -92,7 +94,7 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of the images and labels, equal wherever these are equal."""
+        """Sixteen hexadecimal digits of the images, labels and groups, equal wherever these are equal."""
         return self.manifest["fingerprint"]
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mollify_core.datasets.specs import FEEDS, DatasetSpec, ImageFolder
+from mollify_core.foreign import expanded
 
 if TYPE_CHECKING:
     from mollify_core.datasets.load import Prepared
@@ -23,6 +24,7 @@ class DataOptions:
         allow_unverified: take files that are not the official ones.
         skip_bad: leave out images of a folder that cannot be read, rather than stop there.
         feed: how images get to a training, see `specs.FEEDS`.
+        groups: a file that says which images of a folder belong together.
     """
 
     data_dir: str | None = None
@@ -31,6 +33,7 @@ class DataOptions:
     allow_unverified: bool = False
     skip_bad: bool = False
     feed: str = "auto"
+    groups: str | None = None
 
     def spec(self, name: str, image_size: int | None = None, background: str | None = None) -> DatasetSpec:
         """The data set called `name`; raises as `lookup.spec` does."""
@@ -43,6 +46,8 @@ class DataOptions:
             background=background,
             skip_bad=self.skip_bad,
             feed=self.feed,
+            groups=self.groups,
+            cache_dir=self.cache_dir,
         )
 
     def prepare(
@@ -64,7 +69,8 @@ class DataOptions:
         source = dataset.source
         data_dir = str(source.path) if isinstance(source, ImageFolder) else self.data_dir
         flags: list[str] = []
-        for flag, value in (("--data-dir", data_dir), ("--cache-dir", self.cache_dir)):
+        groups = None if self.groups is None else str(expanded(self.groups).resolve())
+        for flag, value in (("--data-dir", data_dir), ("--cache-dir", self.cache_dir), ("--groups", groups)):
             flags += [flag, value] if value else []
         flags += ["--on-bad-image", "skip"] if self.skip_bad else []
         flags += ["--feed", self.feed] if self.feed != "auto" else []
@@ -76,7 +82,7 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
     g.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="take the official files, or the folder of images, from here instead of downloading them",
+        help="take the official files, torchvision's, or the folder of images, from here instead of downloading them",
     )
     g.add_argument(
         "--allow-unverified",
@@ -97,6 +103,13 @@ def add_data_options(g: argparse._ActionsContainer) -> None:
         help="how images get to a training: resident holds all of them in memory, stream reads them again and again, "
         "in another order; auto streams a folder that would take more than a quarter of this machine's memory "
         "(default: auto)",
+    )
+    g.add_argument(
+        "--groups",
+        metavar="FILE",
+        help="which images of a folder belong together, of one patient, burst or video: a CSV file with a header, or "
+        "Parquet, with the columns image (its path within the folder) and group; no split divides a group, and in "
+        "intervals it counts as one image",
     )
     g.add_argument("--mirror", action="append", default=[], metavar="URL", help="try this address first (repeatable)")
     g.add_argument(
@@ -126,5 +139,11 @@ def add_background(g: argparse._ActionsContainer) -> None:
 def data_options(args: argparse.Namespace) -> DataOptions:
     """What those options say."""
     return DataOptions(
-        args.data_dir, args.cache_dir, tuple(args.mirror), args.allow_unverified, args.on_bad_image == "skip", args.feed
+        args.data_dir,
+        args.cache_dir,
+        tuple(args.mirror),
+        args.allow_unverified,
+        args.on_bad_image == "skip",
+        args.feed,
+        args.groups,
     )

@@ -50,6 +50,7 @@ def prepare(
     background: str | None = None,
     skip_bad: bool = False,
     feed: str = "auto",
+    groups: str | Path | None = None,
     cache_dir: str | Path | None = None,
     mirrors: Sequence[str] = (),
     allow_unverified: bool = False,
@@ -68,6 +69,7 @@ def prepare(
         mirrors: http or https addresses to try before the built-in ones: of the archive, or of the folder with it.
         skip_bad: leave out images of a folder that cannot be read, rather than stop there.
         feed: how a training is to get the images, one of `specs.FEEDS`.
+        groups: a file that says which images of a folder belong together, see `groups.of_images`.
         allow_unverified: take source files that are not the official ones; `Prepared.verified` is then false.
         progress: called with (bytes done, bytes in total or None) during a download, with (images done, images in
             total) while images are decoded; default a bar on a terminal.
@@ -87,10 +89,15 @@ def prepare(
             background=background,
             skip_bad=skip_bad,
             feed=feed,
+            groups=groups,
+            cache_dir=cache_dir,
         )
     origin = dataset.source
     cache = disk.cache_folder(cache_dir)
     if isinstance(origin, ImageFolder):
+        if origin.listed is None:
+            origin = dataclasses.replace(origin, listed=folder.listed(origin.path).settled(origin.groups))
+            dataset = dataclasses.replace(dataset, source=origin)
         source = folder.source(dataset, origin, cache)
         return _readable(_build(cache, dataset, source, allow_unverified, progress), origin)
     if origin is None:
@@ -125,22 +132,22 @@ def prepare(
 
 
 def _readable(prepared: Prepared, origin: ImageFolder) -> Prepared:
-    """A folder's images without those that cannot be read.
+    """A folder's images without those that cannot be read, and their groups.
 
     Raises:
         DataError: there are such, and nobody has said to leave them out.
     """
     unreadable = prepared.manifest.get("unreadable") or {}
     if not unreadable:
-        return prepared
+        return dataclasses.replace(prepared, groups=origin.listed.numbered())
     if not origin.skip_bad:
         raise DataError(
             f"Cannot read {len(unreadable)} of the images in {quoted(origin.path)}, as {quoted(min(unreadable))}; "
             "--on-bad-image skip leaves them out"
         )
-    listed = (origin.listed or folder.Listed.of(origin.path)).without(unreadable)
+    listed = origin.listed.without(unreadable)
     spec = dataclasses.replace(prepared.spec, source=dataclasses.replace(origin, listed=listed))
-    return dataclasses.replace(prepared, spec=spec)
+    return dataclasses.replace(prepared, spec=spec, groups=listed.numbered())
 
 
 def _find(dataset: DatasetSpec, archive: PickleArchive | ImageArchive, path: Path, where: str) -> Source:
@@ -204,6 +211,7 @@ def _agrees(manifest: dict[str, Any], dataset: DatasetSpec) -> bool:
         and all(manifest["std"])
         and re.fullmatch("[0-9a-f]{16}", manifest["fingerprint"]) is not None
         and fits(manifest.get("twins"), _TWINS)
+        and fits(manifest.get("groups"), Maybe(Text()))
         and fits(manifest.get("unreadable"), Maybe(MapOf(Text())))
         and all(row < counts["train"] + counts["test"] for pair in manifest.get("twins") or () for row in pair)
     )
@@ -302,6 +310,8 @@ class _Seen:
         self._end()
         if self._validation:  # the same images with another meaning
             self._digest.update(json.dumps([VALIDATION, self._validation]).encode())
+        if source.groups:
+            self._digest.update(json.dumps(["groups", source.groups]).encode())
         dataset, mean = self._dataset, self._total / self._pixels
         std = np.sqrt(self._squares / self._pixels - mean**2)
         measured = [[round(value / 255, 6) for value in values.tolist()] for values in (mean, std)]
@@ -321,6 +331,7 @@ class _Seen:
             "measured_std": measured[1],
             "fingerprint": self._digest.hexdigest()[:16],
             "unreadable": source.unreadable,
+            **({"groups": source.groups} if source.groups else {}),
         }
 
     def _end(self) -> None:

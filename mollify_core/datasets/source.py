@@ -46,6 +46,7 @@ class Source:
         unreadable: files that `read` or `flow` have left out -> their split.
         flow: gives the images without holding all of them, and without those in `unreadable`; None where all of them
             come as arrays.
+        groups: the sha256 of which images belong together; empty where nobody has said it.
     """
 
     where: str
@@ -54,6 +55,7 @@ class Source:
     validation: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     flow: Callable[[Progress | None], Flow] | None = None
+    groups: str = ""
 
     def flowing(self, progress: Progress | None) -> Flow:
         """All images, some at a time; see `flow`."""

@@ -81,19 +81,21 @@ def colour_word(name: str) -> str:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of one's own with one folder of images per class, see `mollify_core.datasets.folder`.
+    """A data set of one's own: a folder with one folder of images per class, or another form; see `folder.listed`.
 
     Attributes:
         path: the folder.
         background: what shows where an image is transparent, a name of `BACKGROUNDS` or "#rrggbb".
         skip_bad: leave out images that cannot be read, rather than stop there.
-        listed: its images, a `folder.Listed`, as they were when it was looked up; None lists them when it is read.
+        listed: its images, a `listing.Listed`, as they were when it was looked up; None lists them when it is read.
+        groups: a file that says which images belong together, see `mollify_core.datasets.groups`.
     """
 
     path: Path
     background: str = "white"
     skip_bad: bool = False
     listed: Any = field(default=None, repr=False, compare=False)
+    groups: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 1979. Seeds are not drawn again:
 of three to nine of them a percentile interval is much too narrow, so their variance is taken as of every contrast.
+Where images come in groups, groups are drawn instead, each with all its images.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ import torch
 from mollify_core.errors import DataError
 from mollify_core.measure.contrast import Cells
 from mollify_core.measure.metrics import ECE_BINS, bin_index
+from mollify_core.measure.statistics import numbered
 
 _AT_ONCE = 100  # draws; bounds the memory
 
 
-def ece_cells(confidence: np.ndarray, correct: np.ndarray, generator: np.random.Generator, draws: int = 1000) -> Cells:
+def ece_cells(
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    generator: np.random.Generator,
+    draws: int = 1000,
+    groups: np.ndarray | None = None,
+) -> Cells:
     """Cells of the pooled ECE (`metrics.Metrics`), for `contrast`, `crossed` and `parts`.
 
     The ECE of few images is too high, the more so the better a model is calibrated. Between cells that are calibrated
@@ -28,9 +36,10 @@ def ece_cells(confidence: np.ndarray, correct: np.ndarray, generator: np.random.
         correct: of the same shape, 0 or 1.
         generator: draws the images, the same for all cells and seeds.
         draws: number of times that they are drawn.
+        groups: (images,) integers, two or more; those of one are drawn together.
 
     Raises:
-        DataError: the two are of different or other shapes, or out of range.
+        DataError: the two are of different or other shapes, or out of range; or there are no two groups.
     """
     from scipy import sparse  # slow to import
 
@@ -48,21 +57,24 @@ def ece_cells(confidence: np.ndarray, correct: np.ndarray, generator: np.random.
     place, gaps = (v.reshape(cells * seeds, -1, images) for v in (index, right - sure))
     conditions = place.shape[1]
     columns = place + ECE_BINS * np.arange(conditions)[:, None]
-    rows = np.broadcast_to(np.arange(images), columns.shape[1:])
-    size = (images, conditions * ECE_BINS)
+    of, units = (np.arange(images), images) if groups is None else numbered(groups, images)
+    sizes = np.bincount(of)
+    rows = np.broadcast_to(of, columns.shape[1:])
+    size = (units, conditions * ECE_BINS)
     models = [
         sparse.csr_matrix((gap.ravel(), (rows.ravel(), column.ravel())), size)
         for gap, column in zip(gaps, columns, strict=True)
     ]
 
     def ece(counts: np.ndarray) -> np.ndarray:
-        """(n, cells, seeds) of images (n, images) that count so often."""
-        found = [np.abs(counts @ model).sum(axis=-1) / (conditions * images) for model in models]
+        """(n, cells, seeds) of groups (n, units) that count so often, each an image where there are none."""
+        drawn = conditions * (counts @ sizes)
+        found = [np.abs(counts @ model).sum(axis=-1) / drawn for model in models]
         return np.stack(found, axis=-1).reshape(len(counts), cells, seeds)
 
     again = [
-        ece(generator.multinomial(images, np.full(images, 1 / images), size=min(_AT_ONCE, draws - start)))
+        ece(generator.multinomial(units, np.full(units, 1 / units), size=min(_AT_ONCE, draws - start)))
         for start in range(0, draws, _AT_ONCE)
     ]
-    covariance = np.cov(np.concatenate(again).mean(axis=2), rowvar=False) * images
-    return Cells(ece(np.ones((1, images)))[0], covariance, images)
+    covariance = np.cov(np.concatenate(again).mean(axis=2), rowvar=False) * units
+    return Cells(ece(np.ones((1, units)))[0], covariance, units)

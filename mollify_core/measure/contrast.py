@@ -10,6 +10,9 @@ not be: then the contrast's own variance over seeds is taken if it is the larger
 only. The images' variance is that of the contrast's value per image. Their sum counts the interaction of both twice,
 which is a little wide: the safe side.
 
+Images of one group (a patient, a video) are no independent evidence: where groups are known they take the images'
+place (`statistics.by_group`).
+
 The interval is Student's with Satterthwaite's degrees of freedom (Satterthwaite, Biometrics Bulletin 1946), times
 f / (f + 2) and at least f, the seeds' own. Without that factor few seeds claim too much: a seed variance that comes out
 small by chance also leaves the degrees of freedom to the images. tests/core/measure/test_rule.py simulates it.
@@ -25,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mollify_core.errors import DataError
-from mollify_core.measure.statistics import LEVEL, Mean
+from mollify_core.measure.statistics import LEVEL, Mean, by_group
 
 CROSSED = (-0.5, 0.5, -0.5, 0.5)
 """Weights of the cells (off a, on a, off b, on b): what the method does, averaged over the other settings a and b."""
@@ -37,7 +40,7 @@ class Contrast(Mean):
 
     Attributes:
         count: number of seeds.
-        images: number of images.
+        images: number of images, or of groups of them where these are known.
         p: two-sided, that the contrast is 0; NaN where seeds do not vary.
         seed_variance: of the contrast from seed to seed.
         image_variance: of the contrast, averaged over seeds, from image to image.
@@ -58,7 +61,7 @@ class Cells:
     Attributes:
         means: (cells, seeds) float, over images.
         covariance: (cells, cells) float, from image to image, of the cells' values averaged over seeds.
-        images: number of images.
+        images: number of images, or of groups of them where these are known; the covariance is then theirs.
     """
 
     means: np.ndarray
@@ -66,22 +69,26 @@ class Cells:
     images: int
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Cells:
+    def of(cls, values: np.ndarray, groups: np.ndarray | None = None) -> Cells:
         """Cells of a measure that has a value for each image: error, NLL, Brier score.
 
         Args:
             values: (cells, seeds, images) float, with at least two of each; copies of an image under several
                 corruptions are one image and averaged before.
+            groups: (images,) integers, two or more; images of one count as one.
 
         Raises:
-            DataError: the values are of another shape, or not finite.
+            DataError: the values are of another shape, or not finite; or there are no two groups.
         """
         values = np.asarray(values, dtype=np.float64)
         if values.ndim != 3 or min(values.shape) < 2:
             raise DataError(f"Expected values (cells, seeds, images) of two or more each, but got {values.shape}")
         if not np.isfinite(values).all():
             raise DataError("Expected finite values of all cells, seeds and images, but got others")
-        return cls(values.mean(axis=-1), np.cov(values.mean(axis=1)), values.shape[-1])
+        of_images = values.mean(axis=1)
+        if groups is not None:
+            of_images = by_group(of_images, groups)
+        return cls(values.mean(axis=-1), np.cov(of_images), of_images.shape[-1])
 
 
 def contrast(values: np.ndarray | Cells, weights: Sequence[float]) -> Contrast:

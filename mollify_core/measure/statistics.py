@@ -26,7 +26,7 @@ class Mean:
     Attributes:
         value: the mean.
         low, high: ends of the interval; NaN where there is none.
-        count: number of seeds, or of images.
+        count: number of seeds, or of images or groups of them.
     """
 
     value: float
@@ -78,27 +78,60 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(centre, centre - half, centre + half, count)
 
 
-def paired_interval(first: np.ndarray, second: np.ndarray) -> Mean:
+def paired_interval(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Mean:
     """Mean of first - second over images, and its 95 % interval by the normal approximation of paired differences.
 
     There is no interval where they do not vary: they then say nothing of other images.
 
     Args:
         first, second: (images,) float, image by image; at least two.
+        groups: (images,) integers, two or more; images of one count as one.
 
     Raises:
-        DataError: they do not have the same images.
+        DataError: they do not have the same images, or there are no two groups.
     """
     if first.shape != second.shape or first.ndim != 1 or first.size < 2:
         raise DataError(
             f"Expected per-image values of the same images, but got shapes {first.shape} and {second.shape}"
         )
     difference = first.astype(np.float64) - second
+    if groups is not None:
+        difference = by_group(difference, groups)
     mean = float(difference.mean())
     if not _vary(difference):
         return Mean(mean, math.nan, math.nan, difference.size)
     half = statistics.NormalDist().inv_cdf(0.975) * difference.std(ddof=1) / math.sqrt(difference.size)
     return Mean(mean, mean - float(half), mean + float(half), difference.size)
+
+
+def by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(..., G): numbers whose mean is that of (..., images) values, and whose variance / G is that of this mean.
+
+    It is the variance between groups, of the sums of what images differ from the mean, times G / (G - 1).
+    Source: Liang and Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 1986.
+
+    Args:
+        values: of each image.
+        groups: (images,) integers, of G different values.
+
+    Raises:
+        DataError: there are fewer than two groups, or not one for each image.
+    """
+    of, count = numbered(groups, values.shape[-1])
+    centre = values.mean(axis=-1, keepdims=True)
+    sums = np.zeros((count, *values.shape[:-1]))
+    np.add.at(sums, of, np.moveaxis(values - centre, -1, 0))
+    return centre + np.moveaxis(sums, 0, -1) * (count / values.shape[-1])
+
+
+def numbered(groups: np.ndarray, images: int) -> tuple[np.ndarray, int]:
+    """((images,) numbers of groups from 0 on, how many groups there are); raises as `by_group` does."""
+    if np.shape(groups) != (images,):
+        raise DataError(f"Expected a group for each of {images} images, but got shape {np.shape(groups)}")
+    names, of = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise DataError(f"Expected images of two or more groups, but got {len(names)}")
+    return of, len(names)
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

@@ -28,6 +28,8 @@ BY_IMAGE = tuple(name for name in OBJECTIVES if not name.endswith("ece"))
 """Those that are the mean of a value per image."""
 BIASED = {"corrupted_ece": "corrupted_debiased_ece", "clean_ece": "clean_debiased_ece"}  # objectives of version 0.1
 CELLS = 1 + len(HELDOUT) * len(SEVERITIES)
+GROUP = "group"
+"""Of `image_values`: which images belong together."""
 BATCH = 512
 _EPOCH_SHARE = 0.05
 _EPOCH_MINIMUM = 64
@@ -68,7 +70,7 @@ def epoch_images(n_fit: int, choosing: int) -> int:
     return min(choosing, max(_EPOCH_MINIMUM, int(3 * _EPOCH_SHARE * n_fit / CELLS)))
 
 
-def judging_note(choosing: int, judging: int) -> str:
+def judging_note(choosing: int, judging: int, units: str = "validation images") -> str:
     """A sentence that warns of too few validation images; empty where each half has `ENOUGH`.
 
     It names the difference in error that a half cannot tell from none: 1.96 s / sqrt(n), half of the 95 % interval of a
@@ -78,6 +80,7 @@ def judging_note(choosing: int, judging: int) -> str:
     Args:
         choosing: number of images that choose, at least 1.
         judging: number of images that only judge.
+        units: what is counted, in words.
     """
     if not judging:
         return "No validation image only judges, so the answer comes from images that chose."
@@ -87,7 +90,7 @@ def judging_note(choosing: int, judging: int) -> str:
         if n < ENOUGH
     ]
     reason = "where one of two models alone is right on a quarter of them"
-    return f"Fewer than {ENOUGH} validation images: {' and '.join(told)}, {reason}." if told else ""
+    return f"Fewer than {ENOUGH} {units}: {' and '.join(told)}, {reason}." if told else ""
 
 
 def ranking_note(objectives: Sequence[str], choosing: int, pruning: int | None = None) -> str:
@@ -117,11 +120,13 @@ class ValidationSet:
         cells: (cells, n, channels, height, width) uint8: clean, then every held-out corruption at every severity.
         labels: (n,) int64.
         choosing: how many images choose, in [0, n]; with n all of them also judge.
+        groups: (n,) int64 numbers of the groups that images belong to; None where there are no groups.
     """
 
     cells: Tensor
     labels: Tensor
     choosing: int
+    groups: Tensor | None = None
 
     @classmethod
     def make(
@@ -131,6 +136,7 @@ class ValidationSet:
         seed: int,
         device: torch.device | str = "cpu",
         judging: Sequence[int] | np.ndarray = (),
+        groups: np.ndarray | None = None,
     ) -> ValidationSet:
         """Corrupts `images` (on the CPU, so that every device sees the same pixels) and moves all to `device`.
 
@@ -139,6 +145,7 @@ class ValidationSet:
             seed: of the order and the corruptions.
             device: where they are to be.
             judging: (m,) row numbers of the images that only judge, see `split.judging_rows`.
+            groups: (n,) of the images, in their order.
         """
         # As version 0.1 drew it: its sweeps go on with the same images, and so with comparable values.
         generator = torch.Generator().manual_seed(rng.derive(seed, "validation order"))
@@ -150,7 +157,8 @@ class ValidationSet:
         cells = [clean]
         cells += [corrupt(clean, name, severity, seed=seed) for name in HELDOUT for severity in SEVERITIES]
         choosing = len(images) - int(judges.sum())
-        return cls(torch.stack(cells).to(device), images.labels[order].to(device), choosing)
+        ordered = None if groups is None else torch.from_numpy(groups)[order]
+        return cls(torch.stack(cells).to(device), images.labels[order].to(device), choosing, ordered)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -197,7 +205,7 @@ def validation_means(values: Tensor, labels: Tensor) -> dict[str, float]:
     return result
 
 
-def image_values(values: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+def image_values(values: Tensor, labels: Tensor, groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """What comparisons and pictures need, from the values of `ValidationSet.measure` (cells, n, 5) and labels (n,).
 
     A trial's, in its validation.npz, are those of the images that only judge, or of all where there are none.
@@ -205,7 +213,7 @@ def image_values(values: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     Per-image NLL, error and balanced error (n,; an error times the weight of its class, see `balanced`), clean and
     as the mean over the corruption cells; "confidence" (cells, n) float32 and "correct" (cells, n) bool, see
     `calibration.predictions`; and "bins" (cells, 3, bins) float64: number of images, accuracy and mean confidence by
-    confidence, see `calibration.reliability`.
+    confidence, see `calibration.reliability`; and "group" (n,) int64 where images come in groups (n,).
     """
     nll, error, weights = values[..., 0].numpy(), values[..., 1].numpy(), balanced(labels).float().numpy()
     bins = [torch.stack(calibration.reliability(cell[:, 4], 1 - cell[:, 1])) for cell in values]
@@ -219,4 +227,5 @@ def image_values(values: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
         "confidence": values[..., 4].numpy(),
         "correct": error == 0,
         "bins": torch.stack(bins).numpy(),
+        **({} if groups is None else {GROUP: groups}),
     }

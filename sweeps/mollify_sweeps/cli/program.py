@@ -19,7 +19,7 @@ from mollify_sweeps.cluster import environment
 from mollify_sweeps.cluster.jobs import Job, submit
 
 BROKE = (SweepError,)  # what no other input would have spared the user
-_SENT = ("space", "recipe", "network", "weights")  # options that name a file, which goes along with a job
+_SENT = ("space", "recipe", "network", "weights", "groups")  # options that name a file, which goes along with a job
 _THERE = ("data_dir", "cache_dir", "storage", "earlier")  # options that name a place, which the cluster must have
 _NAMED = ("dataset", "data")  # names of data sets, or folders of images
 
@@ -77,7 +77,8 @@ def job(args: argparse.Namespace) -> Job:
         )
     places = [(option, getattr(args, option, None)) for option in _THERE]
     for option in _NAMED:
-        places += [(option, name) for name in (getattr(args, option, None) or "").split(",") if "/" in name]
+        names = (getattr(args, option, None) or "").split(",")
+        places += [(option, name) for name in names if "/" in name and not name.startswith("torchvision/")]
     for option, value in places:
         _check_there(option, value)
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -22,7 +22,7 @@ from mollify_core.measure.bootstrap import ece_cells
 from mollify_core.measure.comparison import Claim, Crossed, Parts
 from mollify_core.measure.power import DEFAULT_SEEDS
 from mollify_core.measure.statistics import Mean
-from mollify_core.measure.validation import BY_IMAGE
+from mollify_core.measure.validation import BY_IMAGE, GROUP
 from mollify_core.normalise import Normalise
 from mollify_core.recipe import Recipe
 from mollify_core.training_data import training_data
@@ -182,16 +182,20 @@ def _estimates(
 
 def _values(
     names: tuple[str, ...], found: dict[str, dict[int, FrozenTrial]], per_image: PerImage, metric: str
-) -> np.ndarray | contrast.Cells | None:
+) -> contrast.Cells | None:
     """The metric of runs with the same seeds on the same images, as `comparison` takes it; None below two seeds."""
+    together = _arrays(names, found, per_image, GROUP)
+    groups = None if together is None else together[0, 0]
     if metric in BY_IMAGE:
-        return _arrays(names, found, per_image, metric)
+        values = _arrays(names, found, per_image, metric)
+        return None if values is None else contrast.Cells.of(values, groups)
     sure, right = (_arrays(names, found, per_image, name) for name in ("confidence", "correct"))
     if sure is None or right is None:
         return None
     # The clean images come first, then those under each corruption. All draw the same: one page is as another.
     of = slice(1, None) if metric.startswith("corrupted") else slice(1)
-    return ece_cells(sure[:, :, of], right[:, :, of], np.random.default_rng(rng.derive("images drawn again")))
+    generator = np.random.default_rng(rng.derive("images drawn again"))
+    return ece_cells(sure[:, :, of], right[:, :, of], generator, groups=groups)
 
 
 def _arrays(
@@ -235,18 +239,18 @@ _SAYS = {
 
 
 def _verdict(confirmation: Confirmation, told: Told) -> str:
-    metric, claim = confirmation.metric, told.claim
+    metric, claim, units = confirmation.metric, told.claim, confirmation.results.sweep.units
     if claim is None:
         return f"There is no answer about {told.cells.words}: fewer than two seeds of its recipes have completed."
     found = claim.contrast
     said = _SAYS[claim.word].format(told.cells.words)
     text = f"{said[0].upper()}{said[1:]}: at the same other settings it changes the {label(metric, unit=False)} by "
-    text += f"{interval(metric, found, '+')}{points(metric)}, over {found.count} seeds and {found.images:,} images."
+    text += f"{interval(metric, found, '+')}{points(metric)}, over {found.count} seeds and {found.images:,} {units}."
     if claim.word == "depends on the other settings":
         rows = [f"{interval(metric, row, '+')}{points(metric)}" for row in told.crossed[metric].rows]
         text += f" At the settings of plain training's best it is {rows[0]}, at its own {rows[1]}."
     if claim.needed is not None:
-        more = f"{claim.needed.seeds} seeds and {claim.needed.images:,} images"
+        more = f"{claim.needed.seeds} seeds and {claim.needed.images:,} {units}"
         text += f" If it came out the same, {more} would be likely to tell."
     if told.coupling is not None:
         text += f" {_coupling(confirmation, told.coupling)}"
@@ -315,6 +319,8 @@ def note(confirmation: Confirmation) -> str:
     matters = f"{shown(confirmation.metric, confirmation.margin)}{points(confirmation.metric)}"
     judged = confirmation.results.sweep.base_recipe.get("data", {}).get("judging_fraction", 0) > 0
     images = "judging images, which chose nothing," if judged else "validation images, those of the search,"
+    if confirmation.results.sweep.groups:
+        images += " of which a group counts as one,"
     again = (
         " For the ECE, which no single image has, images are drawn again; that of few images is too high, most for "
         "well calibrated models, so that what makes it better is understated."

@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from mollify_core.measure.power import DEFAULT_SEEDS, detectable
+from mollify_core.measure.statistics import by_group
+from mollify_core.measure.validation import GROUP
 from mollify_sweeps.comparison.confirmation import Confirmation, metric_of, seeds_of
 from mollify_sweeps.comparison.crossing import Plan
 from mollify_sweeps.display.text import label, points, shown
@@ -46,10 +48,13 @@ def outlook(
         if len(values) < 2 or any(value is None for value in values):
             return f"What {seeds} seeds can tell comes from nothing that was measured. {_UNKNOWN}"
         difference = np.diff(np.array(values, dtype=np.float64), axis=0)[0]
+        groups = per_image[results.anchors[0].number].get(GROUP)
+        difference = difference if groups is None else by_group(difference, groups)
         images, least = difference.size, detectable(0.0, float(difference.std(ddof=1)), seeds, difference.size, claims)
         since = "if no seed differed from another, and images as they do between the first trials with default settings"
         rest = f" {_UNKNOWN}"
     return (
-        f"{seeds} seeds and {images:,} judging images: {since}, an effect on the {label(metric, unit=False)} of "
-        f"{shown(metric, least)}{points(metric)} would be told in four of five confirmations.{rest}"
+        f"{seeds} seeds and {images:,} judging {results.sweep.units}: {since}, an effect on the "
+        f"{label(metric, unit=False)} of {shown(metric, least)}{points(metric)} would be told in four of five "
+        f"confirmations.{rest}"
     )

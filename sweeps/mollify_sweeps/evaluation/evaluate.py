@@ -180,6 +180,7 @@ def _metadata(models: Sequence[Model], data: TestData, how: Measurement, referen
         "fingerprint": data.prepared.fingerprint,
         "verified": data.verified,
         "class_names": manifest["class_names"],
+        "groups": data.groups or None,
         "models": {
             model.label: {
                 "checkpoint": model.uri,

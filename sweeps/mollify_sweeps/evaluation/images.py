@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -33,6 +34,7 @@ class TestData:
         corrupted: the same or other images under corruptions; None measures none.
         rows: of `corrupted` that are used; None for all.
         foreign: images of another data set; None measures no detection of them.
+        groups: in how many groups the clean images come; 0 where nobody has said which belong together.
     """
 
     prepared: Prepared
@@ -40,6 +42,7 @@ class TestData:
     corrupted: CorruptedSet | None
     rows: torch.Tensor | None
     foreign: Foreign | None = None
+    groups: int = 0
 
     @property
     def verified(self) -> bool:
@@ -92,10 +95,11 @@ def test_data(
                 f"Expected the data set {fingerprint} that {model.label!r} was trained on, but got "
                 f"{prepared.fingerprint} ({prepared.spec.name})"
             )
-    clean = prepared.tensors("test")
+    clean, groups = prepared.tensors("test"), prepared.groups.get("test", np.empty(0, np.int64))
     if test.images is not None and test.images < len(clean):
         share = test.images / len(clean)
-        clean = clean.select(stratified_subset(clean.labels.numpy(), share, 0, prepared.fingerprint))
+        part = stratified_subset(clean.labels.numpy(), share, 0, prepared.fingerprint)
+        clean, groups = clean.select(part), groups[part] if len(groups) else groups
     corrupted, rows = None, None
     if test.corruptions != "none":
         corrupted = _corrupted(test, data, prepared, clean, console, threads)
@@ -107,7 +111,7 @@ def test_data(
         raise ConfigError("Expected --ood-dir with --ood and a known data set, but got none")
     if test.ood is not None:
         foreign = foreign_images(test.ood, test.ood_dir, prepared, data, first.background, test.images)
-    return TestData(prepared, clean, corrupted, rows, foreign)
+    return TestData(prepared, clean, corrupted, rows, foreign, len(np.unique(groups)))
 
 
 def _corrupted(

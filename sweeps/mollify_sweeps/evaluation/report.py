@@ -14,6 +14,7 @@ The metadata is one JSON object; all but the first three may be missing:
 | models | label -> checkpoint, epochs, recipe (what differs from the defaults), seed, git_commit, versions, mollified |
 | reference | label of the model that others are compared with; by default the first |
 | distortions | whose constants they have: those of information matching's "evaluation" or "training" |
+| groups | in how many groups the clean images come, each of which counts as one in intervals; null without groups |
 | ood, ood_fingerprint, ood_images | the data set that models are to tell from their own, and how many of its images |
 | published_distortions | whether normalised images were distorted |
 | created, seed, precision, git_commit, versions | of the evaluation |
@@ -123,7 +124,7 @@ def summary(rows: Rows, metadata: Mapping[str, Any]) -> str:
     numbers, reference = summaries(rows, metadata), reference_of(rows, metadata)
     lines = [] if metadata["verified"] else [f"> **{UNVERIFIED}.**", ""]
     lines += [f"# Evaluation on {metadata['dataset']}", "", *_answer(numbers, metadata, reference)]
-    lines += [*_errors(rows, numbers, reference), *_probabilities(rows, numbers), *_severities(numbers)]
+    lines += [*_errors(rows, numbers, metadata, reference), *_probabilities(rows, numbers), *_severities(numbers)]
     lines += uses.summary(rows, metadata, numbers)
     lines += [*_levels(rows), *_biased(numbers), *_data(rows, metadata, numbers), *_provenance(metadata)]
     return "\n".join(lines)
@@ -159,19 +160,21 @@ def _answer(numbers: Numbers, metadata: Mapping[str, Any], reference: str) -> It
     yield ""
 
 
-def _errors(rows: Rows, numbers: Numbers, reference: str) -> Iterator[str]:
+def _errors(rows: Rows, numbers: Numbers, metadata: Mapping[str, Any], reference: str) -> Iterator[str]:
     scopes = {"corrupted_error": "corrupted", **{f"corrupted_{g}_error": g for g in GROUPS}, "extra_error": "extra"}
     scopes = {key: text for key, text in scopes.items() if any(key in found for found in numbers.values())}
     lines = []
     for model, found in numbers.items():
         interval = NONE
         for row in select(rows, model=model, kind="clean"):
-            low, high = wilson_interval(row["error"], row["images"])
+            low, high = wilson_interval(row["error"], metadata.get("groups") or row["images"])
             interval = f"{100 * low:.2f} to {100 * high:.2f}"
         error, *values = (_shown("error", found.get(key)) for key in ("clean_error", *scopes, "mce"))
         lines.append([model, error, interval, *values])
     header = ["error (%)", "clean", "95 % interval", *scopes.values(), "mCE"]
     yield from ("## Error", "", markdown(header, lines), "")
+    if metadata.get("groups"):
+        yield f"Intervals: the images come in {metadata['groups']:,} groups, each of which counts as one image.\n"
     if "corrupted_error" in scopes:
         yield (
             f"Corrupted: the unweighted mean of {_count(numbers)}{_missing(rows)}. mCE: the error relative to that of "

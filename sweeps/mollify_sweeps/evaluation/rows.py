@@ -61,6 +61,7 @@ _METADATA = Record(
         "models": MapOf(Record({}, {"mollified": Maybe(Flag()), "recipe": MapOf(), "checkpoint": Text()}), 10_000),
         "published_distortions": Maybe(Flag()),
         **dict.fromkeys(("seed", "ood_images"), Maybe(Whole())),
+        "groups": Maybe(Whole(1)),
         "versions": MapOf(_NAME),
     },
 )

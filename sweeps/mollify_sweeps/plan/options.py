@@ -169,7 +169,7 @@ class Search:
     """What `sweeps/search.py` is told.
 
     Attributes:
-        dataset: a name, or the path of a folder of images.
+        dataset: a name, torchvision/NAME, or the path of a folder of images.
         seed: of everything; None is the recipe's.
         preset, recipe: a paper's set-up, or the file of a recipe, to start from.
         methods: that are held against each other; None is plain training and what the recipe says, or mollification.

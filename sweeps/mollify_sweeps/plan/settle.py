@@ -27,7 +27,7 @@ from mollify_core.networks.contract import check_network
 from mollify_core.networks.weights import NONE
 from mollify_core.recipe import Recipe
 from mollify_core.steps import check_steps
-from mollify_core.training_data import check_feed, split_rows
+from mollify_core.training_data import check_feed, judging_of, split_rows
 from mollify_sweeps.cluster.connection import Node, cluster_nodes
 from mollify_sweeps.plan import packing, rehearsal
 from mollify_sweeps.plan.base import base_recipe, with_defaults
@@ -163,7 +163,9 @@ def sweep(
     pack, nodes = packing.wanted(running.resources), _nodes(running.resources)
     placement = place(nodes, running.resources, trials)
     prepared = running.data.prepare(spec, base.data.image_size)
-    fit, validation = split_rows(prepared.labels("train"), base, prepared)
+    labels = prepared.labels("train")
+    fit, validation = split_rows(labels, base, prepared)
+    judging_of(labels, validation, base, prepared)  # groups may leave too few
     _check_fit(base, searches, prepared.spec, len(fit), range(placement.workers.least, placement.workers.most + 1))
     sample = prepared.select("train", np.resize(fit, base.optim.batch_size))
     new_layer = ""
@@ -251,6 +253,7 @@ def _description(base: Recipe, prepared: Prepared, searches: Sequence[methods.Se
         },
         seed=base.seed,
         feed="stream" if prepared.spec.streamed else "resident",
+        groups=prepared.manifest.get("groups", ""),
         classes=prepared.spec.classes,
         mean=prepared.spec.mean,
         std=prepared.spec.std,

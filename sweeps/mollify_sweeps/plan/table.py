@@ -13,15 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mollify_core import precision
-from mollify_core.datasets.about import described, leaks
+from mollify_core.datasets.about import described, divided, leaks, sides
 from mollify_core.datasets.shards import Sharded
-from mollify_core.datasets.split import judging_rows
 from mollify_core.foreign import clean
 from mollify_core.hiding import hidden
 from mollify_core.measure.validation import epoch_images, judging_note, ranking_note
 from mollify_core.networks.weights import DEFAULT, NONE
 from mollify_core.steps import joining
-from mollify_core.training_data import split_rows
+from mollify_core.training_data import groups_of, judging_of, split_rows
 from mollify_sweeps.display.console import styled
 from mollify_sweeps.display.text import duration, size
 from mollify_sweeps.plan import rehearsal
@@ -67,13 +66,19 @@ def show_plan(console: Console, sweep: Sweep, study: Ledger | None, confirm: str
     table.add_column(overflow="fold")
     labels = prepared.labels("train")
     rows = split_rows(labels, base, prepared)
-    judging, *warnings = _judging(sweep, labels[rows[1]])
+    judges = judging_of(labels, rows[1], base, prepared)
+    together = groups_of(prepared, rows[1])
+    groups = None if together is None else (np.delete(together, judges), together[judges])
+    judging, *warnings = _judging(sweep, len(judges), groups)
     table.add_row("data", f"{base.data.dataset}: {sweep.fit} fit and {sweep.validation} validation images{judging}")
     for warning in filter(None, warnings):
         table.add_row("", styled(warning, "yellow"))
-    for name, line in described(prepared).items():
+    grouped = {"groups": sides(prepared, *rows, judges)} if prepared.groups else {}
+    for name, line in (described(prepared) | grouped).items():
         table.add_row("", f"{name}: {line}")
     table.add_row("", _feed(sweep))
+    if split := divided(prepared):
+        table.add_row("", styled(split, "yellow"))
     if leak := leaks(prepared, *rows):
         table.add_row("", styled(leak, "yellow"))
     if not prepared.verified:
@@ -177,15 +182,19 @@ def _feed(sweep: Sweep) -> str:
     )
 
 
-def _judging(sweep: Sweep, held_out: np.ndarray) -> tuple[str, str, str]:
-    """How many validation images choose and how many only judge, empty where all choose; and warnings of too few."""
-    data, prepared, setup = sweep.base.data, sweep.prepared, sweep.setup
-    judging = 0
-    if data.judging_fraction:
-        judging = len(judging_rows(held_out, data.judging_fraction, data.split_seed, prepared.fingerprint))
+def _judging(sweep: Sweep, judging: int, groups: tuple[np.ndarray, np.ndarray] | None) -> tuple[str, str, str]:
+    """How many validation images choose and how many only judge, empty where all choose; and warnings of too few.
+
+    Where images come in groups, those of the images that choose and of those that judge are counted for the warnings.
+    """
+    setup = sweep.setup
     choosing = sweep.validation - judging
     pruning = None if setup.description.pruner == "none" else epoch_images(sweep.fit, choosing)
     note = ranking_note(setup.description.objectives, choosing, pruning)
-    if not data.judging_fraction:
+    if not sweep.base.data.judging_fraction:
         return "", "", note
-    return f", of which {choosing} choose and {judging} judge", judging_note(choosing, judging), note
+    warning = judging_note(choosing, judging)
+    if groups is not None:
+        few, fewer = (len(np.unique(part)) for part in groups)
+        warning = judging_note(few, fewer, "groups of validation images")
+    return f", of which {choosing} choose and {judging} judge", warning, note

@@ -57,10 +57,13 @@ def parser() -> Parser:
         "--dataset",
         required=True,
         metavar="NAME",
-        help="digits, cifar10, cifar100 or tin (TinyImageNet); or the path of a folder with one folder of images "
-        "per class",
+        help="digits, cifar10, cifar100 or tin (TinyImageNet); torchvision/NAME, as torchvision/Flowers102; or the "
+        "path of a folder: one folder of images per class, a Hugging Face dataset saved to disk, Parquet files "
+        "(train-….parquet, test-….parquet; columns image and label), or a WebDataset (.tar of KEY.jpg and KEY.cls)",
     )
-    g.add_argument("--image-size", type=int, metavar="N", help="scale the images of such a folder to N x N pixels")
+    g.add_argument(
+        "--image-size", type=int, metavar="N", help="scale the images of torchvision's or such a folder to N x N pixels"
+    )
     add_background(g)
     add_data_options(g)
 

@@ -110,7 +110,7 @@ def _opening(results: Results, differences: Differences, tested: Sequence[tuple[
         parts.append(table(*words.efforts(results), note))
     if charts:
         note = "Differences, image by image on the validation images, with 95 % intervals; left of the line is better."
-        parts += [figures(*charts), paragraph(f"{note} {words.PAIRED_NOTE}", "note")]
+        parts += [figures(*charts), paragraph(f"{note} {words.paired_note(results)}", "note")]
     if results.completed:
         parts.append(paragraph(words.caveat(results), "note"))
     return parts
@@ -207,7 +207,7 @@ def _changes(results: Results, differences: Differences) -> list[Html]:
     ]
     if rows:
         header = ["paired over validation images", "mean difference", "95 % interval"]
-        parts.append(details("The intervals in numbers", table(header, rows, words.PAIRED_NOTE)))
+        parts.append(details("The intervals in numbers", table(header, rows, words.paired_note(results))))
     return parts
 
 

@@ -53,4 +53,4 @@ def _paired(results: Results, per_image: PerImage) -> list[str]:
             cells = [shown(metric, interval.value, "+"), ends, "no" if interval.spans_zero else "yes"]
         rows.append([f"{one} - {other}", *cells])
     header = [f"{label(metric)}, paired over images", "mean difference", "95 % interval", "excludes 0"]
-    return [markdown(header, rows), "", words.PAIRED_NOTE, ""] if rows else []
+    return [markdown(header, rows), "", words.paired_note(results), ""] if rows else []

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mollify_core.hiding import hidden
 from mollify_core.measure.statistics import Mean, paired_interval
+from mollify_core.measure.validation import GROUP
 from mollify_sweeps.display.text import NONE, label, points, scale, setting, shown
 from mollify_sweeps.study.description import Description
 from mollify_sweeps.study.ledger import FROM, METHOD
@@ -26,7 +27,6 @@ _DATA = ("classes", "mean", "std")  # what a loop of one's own has to know of th
 TOP = 10  # trials in the tables
 _MEASURED = ("nll", "error", "balanced_error", "top5_error", "brier", "ece", "debiased_ece")
 METRICS = tuple(f"{kind}_{metric}" for kind in ("clean", "corrupted") for metric in _MEASURED)
-PAIRED_NOTE = "The intervals cover the choice of the validation images, not that of the training seed."
 
 
 def best_recipe(results: Results, best: FrozenTrial) -> dict[str, Any]:
@@ -162,8 +162,15 @@ def paired(results: Results, per_image: PerImage, metric: str) -> dict[tuple[str
     for pair in pairs(results):
         if set(pair) <= trials.keys() and trials[pair[0]].number != trials[pair[1]].number:
             first, second = (per_image.get(trials[name].number, {}).get(metric) for name in pair)
-            found[pair] = None if first is None or second is None else paired_interval(first, second)
+            groups = per_image.get(trials[pair[0]].number, {}).get(GROUP)
+            found[pair] = None if first is None or second is None else paired_interval(first, second, groups)
     return found
+
+
+def paired_note(results: Results) -> str:
+    """What the intervals of `paired` cover."""
+    together = ", a group of which counts as one" if results.sweep.groups else ""
+    return f"The intervals cover the choice of the validation images{together}, not that of the training seed."
 
 
 def unproven(results: Results) -> str:

@@ -258,6 +258,7 @@ def check_same(study: Ledger, description: Description) -> None:
         )
     if different:
         words = {"fingerprint": "data set", "base_recipe": "base recipe", "space": "search space", "feed": "--feed"}
+        words["groups"] = "--groups file"
         what = " and ".join(words.get(k, k) for k in different)
         raise ConfigError(
             f"Sweep {study.name!r} exists with another {what}; repeat its own settings to continue it, "
@@ -282,6 +283,8 @@ def differences(known: Description, other: Description) -> list[str]:
     """
     old, new = known.identity, other.identity
     different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if "groups" in different and "fingerprint" in different:  # it is of the images and their groups
+        different.remove("fingerprint")
     with contextlib.suppress(ConfigError):  # of a damaged one: it is different
         if "base_recipe" in different and len({Recipe.from_dict(d["base_recipe"]).hash for d in (old, new)}) == 1:
             different.remove("base_recipe")

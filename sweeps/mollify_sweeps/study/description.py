@@ -61,6 +61,7 @@ class Description:
             where recipes are given.
         matters: of a confirmation, the smallest difference that matters, as a share of the best plain recipe's value.
         feed: how its images get to a training, "resident" or "stream": their order differs.
+        groups: sha256 of which of its images belong together, see `mollify_core.datasets.groups`; "" where none do.
         classes, mean, std: of its images, as `DatasetSpec` says them; 0 and empty where an earlier version wrote it.
         dataset, verified, network: the data set's name, whether its files were checked, the network's name.
         versions, commit, created: where its numbers come from, and the time (ISO 8601) at which it was made.
@@ -79,6 +80,7 @@ class Description:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     matters: float | None = None
     feed: str = "resident"
+    groups: str = ""
     classes: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -97,13 +99,19 @@ class Description:
         """What makes two sweeps one: plain containers, equal where the sweeps are."""
         found = {key: _plain(getattr(self, key)) for key in _IDENTITY}
         found |= {"methods": self.methods} if self.methods else {}
+        found |= {"groups": self.groups} if self.groups else {}
         return found | ({"feed": self.feed} if self.feed != "resident" else {})
+
+    @property
+    def units(self) -> str:
+        """What is independent of its like among the images, in words, as intervals count it."""
+        return "groups of images" if self.groups else "images"
 
     def to_dict(self) -> dict[str, Any]:
         """The content of sweep.json; without what is not known."""
         tree = {"format": FORMAT, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
         del tree["started"]
-        for name in ("methods", "matters", "classes", "mean", "std"):
+        for name in ("methods", "matters", "groups", "classes", "mean", "std"):
             if not tree[name]:
                 del tree[name]
         if self.feed == "resident":
@@ -195,6 +203,7 @@ _OPTIONAL: dict[str, Any] = {
     "methods": MapOf(_METHOD, 100),
     "matters": Maybe(Number(0, 1e6)),
     "feed": Text(20),
+    "groups": Text(64),
     "classes": Whole(0, 10**6),
     **dict.fromkeys(("mean", "std"), ListOf(Number(0, 1), most=100)),
     **dict.fromkeys(("dataset", "network"), Text(1000)),

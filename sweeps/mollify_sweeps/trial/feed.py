@@ -28,10 +28,10 @@ from mollify_core.datasets.load import ImageSet, whole_numbers
 from mollify_core.datasets.preparation import Prepared
 from mollify_core.datasets.shards import Sharded, Shards
 from mollify_core.datasets.split import judging_rows
-from mollify_core.measure.validation import ValidationSet
+from mollify_core.measure.validation import GROUP, ValidationSet
 from mollify_core.recipe import Recipe
 from mollify_core.stream import Fetch, Stream, StreamedValidation, first_places
-from mollify_core.training_data import TrainingData, split_rows
+from mollify_core.training_data import TrainingData, groups_of, split_rows
 from mollify_core.worker import Worker
 
 if TYPE_CHECKING:
@@ -62,16 +62,16 @@ class FeedInfo:
     shards: Shards | None = None
     node: str = ""
 
-    def judging(self, labels: np.ndarray) -> np.ndarray:
+    def judging(self, labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
         """Row numbers of the validation images that only judge."""
-        return judging_rows(labels, self.judging_fraction, self.seed, self.fingerprint)
+        return judging_rows(labels, self.judging_fraction, self.seed, self.fingerprint, groups)
 
 
 def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedInfo]:
     """Ray Data datasets, and what goes with them. Needs a running Ray.
 
     The datasets are the images "fit" and "validation"; where they are streamed, the label and place of each of these,
-    and "first", the images that an epoch measures.
+    and "first", the images that an epoch measures. Of images that validate there is the group too, where it is known.
     """
     import pyarrow as pa
     import ray
@@ -87,6 +87,7 @@ def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedIn
         parts = {
             name: table.take(part).combine_chunks() for name, part in zip(("fit", "validation"), rows, strict=True)
         }
+        parts["validation"] = _grouped(parts["validation"], groups_of(prepared, rows[1]))
         # One block each: a worker on the CPU reads it where it lies.
         return {name: ray.data.from_arrow(part) for name, part in parts.items()}, FeedInfo(key, *about)
     shards, labels, places = prepared.shards("train"), prepared.labels("train"), prepared.places("train")
@@ -96,7 +97,9 @@ def datasets(prepared: Prepared, recipe: Recipe) -> tuple[dict[str, Any], FeedIn
         name: pa.table({"label": labels[rows], "place": places[rows]})
         for name, rows in (("fit", fit), ("validation", held_out))
     }
-    first = first_places(shards, places[held_out], info.judging(labels[held_out]), len(fit))
+    groups = groups_of(prepared, held_out)
+    parts["validation"] = _grouped(parts["validation"], groups)
+    first = first_places(shards, places[held_out], info.judging(labels[held_out], groups), len(fit))
     parts["first"] = shards.read(first)
     return {name: ray.data.from_arrow(part) for name, part in parts.items()}, info
 
@@ -126,23 +129,24 @@ def _pulled(
     info: FeedInfo, worker: Worker, shard: Callable[[str], Any], threads: int
 ) -> tuple[ImageSet | Stream, ValidationSet | StreamedValidation]:
     if info.shards is None:
-        fit, held_out = _pull(shard("fit")), _pull(shard("validation"))
-        judging = info.judging(held_out.labels.numpy())
-        validation = ValidationSet.make(held_out, seed=info.seed, device=worker.device, judging=judging)
+        (fit, _), (held_out, groups) = _pull(shard("fit")), _pull(shard("validation"))
+        judging = info.judging(held_out.labels.numpy(), groups)
+        validation = ValidationSet.make(held_out, seed=info.seed, device=worker.device, judging=judging, groups=groups)
         return fit.to(worker.device), validation
-    (labels, places), (of_held_out, held_places) = _rows(shard("fit")), _rows(shard("validation"))
+    (labels, places, _), (of_held_out, held_places, groups) = _rows(shard("fit")), _rows(shard("validation"))
     (first,) = shard("first").iter_batches(batch_size=None, batch_format="pyarrow")
     fetch = windows(info.shards, info.node)
     streamed = StreamedValidation.make(
         info.shards,
         held_places,
         of_held_out,
-        info.judging(of_held_out),
+        info.judging(of_held_out, groups),
         len(labels),
         seed=info.seed,
         device=worker.device,
         first=info.shards.decode(first),
         fetch=fetch,
+        groups=groups,
     )
     return Stream(info.shards, torch.from_numpy(labels), places, threads, fetch), streamed
 
@@ -208,15 +212,21 @@ def _read(shards: Shards, places: np.ndarray) -> list[pa.Table]:
     return [shards.read(places)]
 
 
-def _rows(iterator: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, places) of all images of a data set, in the order of the official files."""
+def _grouped(table: pa.Table, groups: np.ndarray | None) -> pa.Table:
+    return table if groups is None else table.append_column(GROUP, [groups])
+
+
+def _rows(iterator: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(labels, places, groups if any) of all images of a data set, in the order of the official files."""
     (table,) = iterator.iter_batches(batch_size=None, batch_format="pyarrow")
-    return whole_numbers(table["label"]), whole_numbers(table["place"])
+    groups = whole_numbers(table[GROUP]) if GROUP in table.column_names else None
+    return whole_numbers(table["label"]), whole_numbers(table["place"]), groups
 
 
-def _pull(iterator: Any) -> ImageSet:
-    """All images of a data set, in the order of the official files, where they lie in the object store."""
+def _pull(iterator: Any) -> tuple[ImageSet, np.ndarray | None]:
+    """All images of a data set, in the order of the official files, where they lie in the object store; and groups."""
     (block,) = iterator.iter_batches(batch_size=None, batch_format="numpy")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to images
-        return ImageSet(torch.from_numpy(block["image"]), torch.from_numpy(block["label"]))
+        images = ImageSet(torch.from_numpy(block["image"]), torch.from_numpy(block["label"]))
+    return images, None if GROUP not in block else block[GROUP].copy()

@@ -221,3 +221,13 @@ def test_a_grid_is_visited_point_by_point_also_when_trials_fail_or_the_driver_di
     assert done is not None
     visited = [tuple(t.params.values()) for t in done.trials[2:]]
     assert len(set(visited)) == len(visited) == 9
+
+
+def test_other_groups_of_images_are_another_sweep_and_refused(tmp_path):
+    """The images' fingerprint holds their groups, so it differs too: the groups alone are named."""
+    SweepStudy(make_setup(tmp_path, groups="a" * 64))
+    with pytest.raises(ConfigError, match=r"^Sweep 's' exists with another --groups file; repeat its own settings"):
+        SweepStudy(make_setup(tmp_path, groups="b" * 64, fingerprint="g"))
+    with pytest.raises(ConfigError, match=r"exists with another --groups file;"):
+        SweepStudy(make_setup(tmp_path, fingerprint="g"))
+    SweepStudy(make_setup(tmp_path, groups="a" * 64))

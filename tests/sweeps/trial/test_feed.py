@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -43,8 +45,25 @@ def test_the_images_come_from_the_object_store_as_they_are(fraction, digits, sta
     assert data.validation.choosing == alone.validation.choosing
     assert (data.validation.choosing < len(data.validation)) == (fraction > 0)
     assert feed.training_data(info, Worker(), lambda name: None) is data  # kept for the next trial
-    again = feed._pull(handed["fit"].iterator())
+    again, _ = feed._pull(handed["fit"].iterator())
     assert again.images.data_ptr() == data.fit.images.data_ptr()  # all trials of a machine share one copy
+
+
+@pytest.mark.parametrize("way", ["resident", "stream"])
+def test_groups_come_along_and_divide_validation_as_they_do_without_ray(way, digits, tmp_path, started_ray):
+    prepared = digits if way == "resident" else prepare("digits", cache_dir=tmp_path, feed="stream")
+    groups = np.random.default_rng(0).integers(0, 150, prepared.manifest["counts"]["train"])
+    prepared = dataclasses.replace(prepared, groups={"train": groups})
+    recipe = RECIPE.with_(judging_fraction=0.5, split_seed=1 if way == "resident" else 2)  # nothing kept of before
+    handed, info = feed.datasets(prepared, recipe)
+    alone = training_data(recipe, prepared)
+    data = feed.training_data(info, Worker(), lambda name: handed[name].iterator())
+    assert torch.equal(data.validation.labels, alone.validation.labels)
+    assert torch.equal(data.validation.groups, alone.validation.groups)
+    assert data.validation.choosing == alone.validation.choosing
+    judged = data.judged_groups
+    assert len(judged) == len(data.validation) - data.validation.choosing
+    assert not set(judged) & set(data.validation.groups[: data.validation.choosing].tolist())
 
 
 @pytest.mark.slow
