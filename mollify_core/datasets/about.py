@@ -71,7 +71,7 @@ def divided(prepared: Prepared) -> str:
         for split, other in ((VALIDATION, held_out), (TEST, prepared.groups[TEST]))
         if (number := len(np.intersect1d(train, other)))
     ]
-    return f"groups of images are divided by the folders, {' and '.join(both)}: answers are too good" if both else ""
+    return f"the data's own splits divide groups of images, {' and '.join(both)}: answers are too good" if both else ""
 
 
 def _name(prepared: Prepared, row: int) -> str:

@@ -70,6 +70,10 @@ class Files(ABC):
         """The files on disk that hold these, whose times tell whether they were changed; none where they do not."""
         return [self.path]
 
+    def forget(self) -> None:
+        """Lets go of what reading has kept in memory: nothing here. It can be read again."""
+        return
+
     def _describe(self, names: Sequence[str]) -> str:
         contents = ((name, self.read(name)) for name in names)
         return "".join(

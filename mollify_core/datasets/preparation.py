@@ -99,7 +99,9 @@ def prepare(
             origin = dataclasses.replace(origin, listed=folder.listed(origin.path).settled(origin.groups))
             dataset = dataclasses.replace(dataset, source=origin)
         source = folder.source(dataset, origin, cache)
-        return _readable(_build(cache, dataset, source, allow_unverified, progress), origin)
+        prepared = _build(cache, dataset, source, allow_unverified, progress)
+        origin.listed.files.forget()
+        return _readable(prepared, origin)
     if origin is None:
         if data_dir is not None:
             raise ConfigError(

@@ -9,6 +9,7 @@ classes nearer to what is asked, again and again until none does.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -147,11 +148,20 @@ def _choose_groups(
         least, leave: groups with each class that are taken, and left, at least.
         names: of the classes.
     """
-    classes, labels = np.unique(_vector(labels), return_inverse=True)
-    of_row = np.unique(groups, return_inverse=True)[1]
+    vectors = _vector(labels).astype(np.int64), np.asarray(groups).astype(np.int64)
+    return _chosen(*(vector.tobytes() for vector in vectors), fraction, stream, least, leave, tuple(names))
+
+
+@functools.lru_cache(maxsize=8)  # a plan, its trials' data and a report ask for the same
+def _chosen(
+    of_labels: bytes, of_groups: bytes, fraction: float, stream: str, least: int, leave: int, names: tuple[str, ...]
+) -> np.ndarray:
+    """As `_choose_groups` says, of int64 numbers as bytes."""
+    classes, labels = np.unique(np.frombuffer(of_labels, np.int64), return_inverse=True)
+    of_row = np.unique(np.frombuffer(of_groups, np.int64), return_inverse=True)[1]
     pairs, counts = np.unique(of_row * len(classes) + labels, return_counts=True)
     group, label = np.divmod(pairs, len(classes))
-    starts = np.searchsorted(group, np.arange(of_row.max() + 2)) if len(group) else np.zeros(1, int)
+    starts = np.searchsorted(group, np.arange(of_row.max(initial=-1) + 2))
     parts = [(label[a:b], counts[a:b].astype(float)) for a, b in itertools.pairwise(starts)]
     rows, left = np.bincount(labels).astype(float), np.bincount(label)
     called = [names[label] if names else str(label) for label in classes]

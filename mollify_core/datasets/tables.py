@@ -80,11 +80,16 @@ def parquets(path: Path) -> Listed | None:
         return None
     kept = _Kept()
     known = {name: _Parquet(path / name, kept) for names in files.values() for name in names}
-    return _listed(path, files, known, f"{len(known):,} Parquet file{'s' * (len(known) > 1)}", None)
+    return _listed(path, files, known, f"{len(known):,} Parquet file{'s' * (len(known) > 1)}", None, kept)
 
 
 def _listed(
-    path: Path, files: Mapping[str, Sequence[str]], known: Mapping[str, _Table], form: str, features: Any
+    path: Path,
+    files: Mapping[str, Sequence[str]],
+    known: Mapping[str, _Table],
+    form: str,
+    features: Any,
+    kept: _Kept | None = None,
 ) -> Listed:
     labels: dict[str, list[int | str]] = {split: [] for split in files}
     rows: dict[str, list[str]] = {split: [] for split in files}
@@ -103,18 +108,24 @@ def _listed(
             rows[split] += [f"{name}/{row}" for row in range(len(of_file))]
     called, numbers = classed(path, labels, names or ())
     listed = {split: list(zip(rows[split], numbers[split], strict=True)) for split in files}
-    return Listed(_Rows(path, known, rows), called, listed, form=form)
+    return Listed(_Rows(path, known, rows, kept), called, listed, form=form)
 
 
 class _Rows(Files):
     """The images of tables, called by the file's name and the row."""
 
-    def __init__(self, path: Path, tables: Mapping[str, _Table], rows: Mapping[str, list[str]]) -> None:
-        self.path, self._tables = path, tables
+    def __init__(
+        self, path: Path, tables: Mapping[str, _Table], rows: Mapping[str, list[str]], kept: _Kept | None
+    ) -> None:
+        self.path, self._tables, self._kept = path, tables, kept
         self.names = sorted(name for part in rows.values() for name in part)
 
     def places(self, names: Sequence[str]) -> list[Path]:
         return [table.path for table in self._tables.values()]
+
+    def forget(self) -> None:
+        if self._kept is not None:
+            self._kept.clear()
 
     def _read(self, name: str) -> bytes:
         file, _, row = name.rpartition("/")
@@ -244,6 +255,10 @@ class _Kept:
         if key in self._groups:
             self._groups.move_to_end(key)
         return self._groups.get(key)
+
+    def clear(self) -> None:
+        with self.lock:
+            self._groups.clear()
 
     def put(self, key: tuple[Path, int], column: pa.ChunkedArray) -> None:
         self._groups[key] = column

@@ -155,7 +155,7 @@ def test_groups_say_the_same_in_any_file_and_order_and_are_part_of_what_the_data
 def test_folders_that_are_splits_may_divide_groups_and_the_plan_says_so(tmp_path: Path) -> None:
     groups = photos(tmp_path / "p", 6, 2, "train") | photos(tmp_path / "p", 3, 1, "test")
     prepared = take(tmp_path / "p", written(tmp_path / "groups.csv", groups))
-    assert divided(prepared).startswith("groups of images are divided by the folders, 4 in train and test")
+    assert divided(prepared).startswith("the data's own splits divide groups of images, 4 in train and test")
 
 
 def test_images_that_are_left_out_take_their_groups_along(tmp_path: Path) -> None:
