@@ -38,6 +38,7 @@ def _flags(options: Search) -> dict[str, tuple[Value, ...]]:
         "--allow-unverified": data.allow_unverified,
         "--on-bad-image": "skip" if data.skip_bad else None,
         "--feed": data.feed,
+        "--groups": data.groups,
         "--network": training.network,
         "--weights": training.weights,
         "--epochs": training.epochs,

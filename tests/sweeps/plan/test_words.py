@@ -12,10 +12,10 @@ from mollify_sweeps.programs.search import options_of, parser
 
 LINES = [
     "--dataset digits",
-    "--dataset ./photos --image-size 64 --background grey --data-dir /d --cache-dir /c --mirror a --mirror b",
+    "--dataset ./photos --image-size 64 --background grey --data-dir /d --cache-dir /c --mirror a --groups g.csv",
     "--dataset cifar10 --allow-unverified --on-bad-image skip --feed stream --network n.py:f --network-kwargs a=1 b=x",
     "--dataset cifar10 --weights default --epochs 3 --batch-size 64 --train-fraction 0.125 --seed=-1 --preset p",
-    "--dataset cifar10 --recipe r --from runs/s",
+    "--dataset cifar10 --recipe r --from runs/s --mirror a --mirror b",
     "--dataset cifar10 --set a=1 --set b=-2 --methods plain,mixup --share plain=1,mixup=0.3 --trials 9 --budget 90m",
     "--dataset cifar10 --objective clean_nll,clean_error --space s.yaml --sampler grid --grid-points 5 --pruner none",
     "--dataset cifar10 --confirm --seeds 7 --parts --matters 0.02 --workers-per-trial 2 --cpus-per-worker 3",
