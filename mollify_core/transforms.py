@@ -1,9 +1,9 @@
 """The methods for any training loop, with the calling convention of `torchvision.transforms.v2.MixUp`.
 
-mollify = Mollify.from_recipe("best_recipe.json")         # what a sweep has found
-for images, labels in loader:                              # uint8, or float in [0, 1]
-    x, soft = mollify(images, labels)                      # network input, (batch, classes) soft labels
-    loss = nn.CrossEntropyLoss()(network(x), soft)
+    mollify = Mollify.from_recipe("best_recipe.json")         # what a sweep has found
+    for images, labels in loader:                              # uint8, or float in [0, 1]
+        x, soft = mollify(images, labels)                      # network input, (batch, classes) soft labels
+        loss = nn.CrossEntropyLoss()(network(x), soft)
 
 As a `collate_fn` it is `lambda batch: mollify(*default_collate(batch))`. It takes the soft labels of MixUp and CutMix,
 too, and then shuffles the rows: what it does to a row is told by its place, and rows that share an image stand side by
@@ -43,14 +43,16 @@ class _Transform(nn.Module):
         uncoupled: float | None = None,
         **settings: Any,
     ) -> None:
-        """Args:
-        num_classes: number of classes, at least 2.
-        mean, std: per channel, of images in [0, 1]; what network input is normalised by.
-        normalised: images come normalised by these already; else as uint8, or as float in [0, 1].
-        generator: of the CPU, which draws for each batch; None is PyTorch's global one, whose seed a `DataLoader`
-            sets in each of its workers.
-        uncoupled: strength in [0, 1] of all labels where the setting `label` is "uncoupled".
-        **settings: of the recipe by their names, see `mollify_core.settings`, as `max_noise=0.7`.
+        """The settings of the method, and in which form images come.
+
+        Args:
+            num_classes: number of classes, at least 2.
+            mean, std: per channel, of images in [0, 1]; what network input is normalised by.
+            normalised: images come normalised by these already; else as uint8, or as float in [0, 1].
+            generator: of the CPU, which draws for each batch; None is PyTorch's global one, whose seed a `DataLoader`
+                sets in each of its workers.
+            uncoupled: strength in [0, 1] of all labels where the setting `label` is "uncoupled".
+            **settings: of the recipe by their names, see `mollify_core.settings`, as `max_noise=0.7`.
 
         Raises:
             ConfigError: a setting is unknown or out of range.

@@ -31,7 +31,10 @@ def main(names: list[str]) -> None:
         NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(HERE)}}).execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # when it ran
-            for output in cell.get("outputs", []):
+            kept = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]  # warnings
+            if cell.cell_type == "code":
+                cell.outputs = kept
+            for output in kept:
                 _clean(output)
         notebook.metadata.pop("language_info", None)
         target = source.with_suffix(".ipynb")

@@ -12,7 +12,7 @@ import pytest
 
 from places import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]_*.py"))
 BY_NAME = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -42,6 +42,22 @@ def test_reads_as_a_notebook_whose_imports_exist(path: Path) -> None:
                     importlib.import_module(f"{node.module}.{alias.name}")
                 imports += 1
     assert imports > 0
+
+
+@BY_NAME
+def test_its_output_is_that_of_its_source(path: Path) -> None:
+    """`notebooks/execute.py` writes them; of the sources alone, what they print differs from machine to machine."""
+    executed = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(executed)
+
+    def sources(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+        return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+    assert sources(executed) == sources(jupytext.read(path))
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
 
 
 @pytest.mark.slow
