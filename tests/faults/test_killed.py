@@ -42,6 +42,7 @@ def test_driver_killed_at_random_moments(sweep: Make, unbroken: Make, figure):
     startup = one.start().wait(in_trial(0))
     seconds = one.wait(in_trial(0, epochs=2))
     killed: dict[int, dict[int, int]] = {}  # life -> trial -> epochs reported when it was killed
+    behind: list[int] = []  # epochs of a running trial that no checkpoint had then
     for life in range(KILLS):
         if life:
             one.start()
@@ -55,19 +56,20 @@ def test_driver_killed_at_random_moments(sweep: Make, unbroken: Make, figure):
         one.kill(linger=at_once)
         if not at_once:
             killed[life] = {n: epochs for n, (state, epochs) in one.progress().items() if state == "RUNNING"}
-            assert all(epochs - one.newest(number) <= 1 for number, epochs in killed[life].items())
+            behind += [epochs - one.newest(number) for number, epochs in killed[life].items()]
+            assert max(behind, default=0) <= 1
     one.start().finish()
     assert one.told() == whole.told()
     one.sound()
     one.gone()
 
-    first = one.trained()  # of lives long enough to have logged an epoch
+    assert behind
+    first = one.trained()  # of lives long enough to have logged an epoch, which a driver does once a second
     redone = [e - first[i + 1][n] for i, live in killed.items() for n, e in live.items() if n in first.get(i + 1, {})]
-    assert redone
-    assert max(redone) <= 1
+    assert max(redone, default=0) <= 1
     figure(
-        f"driver killed {KILLS} times: equal to the unbroken sweep; {sum(e > 0 for e in redone)} of {len(redone)} "
-        f"continued trials trained one epoch again; {time.monotonic() - begun:.0f} s in all"
+        f"driver killed {KILLS} times: equal to the unbroken sweep; {sum(e > 0 for e in behind)} of {len(behind)} "
+        f"running trials had to train one epoch again; {time.monotonic() - begun:.0f} s in all"
     )
 
 
