@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -30,6 +32,7 @@ PAGES = {  # page of the site -> where it stands
 }
 PAGES |= {f"notebooks/{path.stem}.md": f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
 _SITE = {source: page for page, source in PAGES.items()}
+_FORMULA = re.compile(r"(\$\$?)([^$]+?)\1")  # no text of ours has a dollar otherwise
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _SECTION = re.compile(r"<!-- (\S+): (.+?) -->")  # of another file, by its heading
 
@@ -44,10 +47,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def _notebook(path: Path) -> str:
     """A notebook with its output as one page; its pictures are inside."""
-    text, resources = MarkdownExporter().from_filename(str(path))
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _FORMULA.sub(lambda found: _formula(*found.groups()), cell.source)
+    text, resources = MarkdownExporter().from_notebook_node(notebook)
     for name, content in resources["outputs"].items():
         text = text.replace(f"]({name})", f"](data:image/png;base64,{base64.b64encode(content).decode()})")
     return text
+
+
+def _formula(dollars: str, latex: str) -> str:
+    """A formula as MathML, which browsers draw without a script."""
+    return convert(latex.strip(), display="block" if len(dollars) == 2 else "inline")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
