@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mollify_sweeps.tracking.follower import Follower
+from mollify_sweeps.tracking.follower import Follower, finished_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Told(Follower):
         now = Progress(
             sweep=self._sweep,
             trials=status["trials"] or None,
-            finished=counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"],
+            finished=finished_of(status),
             pruned=counts["PRUNED"],
             failed=counts["FAIL"],
             running={live["number"]: (live["epoch"], live["epochs"]) for live in status["live"]},

@@ -20,6 +20,11 @@ def chart_name(metric: str) -> str:
     )
 
 
+def finished_of(status: dict[str, Any]) -> int:
+    """Trials that have ended, in whatever way, by `SweepStudy.status`."""
+    return sum(status["counts"][state] for state in ("COMPLETE", "PRUNED", "FAIL"))
+
+
 class Follower:
     """Does nothing with what it is told; whoever follows a sweep does something with some of it.
 

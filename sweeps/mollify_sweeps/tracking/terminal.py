@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mollify_sweeps.display.console import moves
 from mollify_sweeps.display.text import duration
-from mollify_sweeps.tracking.follower import Follower
+from mollify_sweeps.tracking.follower import Follower, finished_of
 
 _LINE_EVERY = 60.0  # seconds between lines where there is no terminal
 
@@ -65,7 +65,7 @@ class View(Follower):
         if self._live:
             self._live.update(self._table(status))
             return
-        finished = _finished(status)
+        finished = finished_of(status)
         now = time.monotonic()
         if finished != self._finished or now - self._line_at > _LINE_EVERY:
             self._finished, self._line_at = finished, now
@@ -74,7 +74,7 @@ class View(Follower):
     def _line(self, status: dict[str, Any]) -> str:
         counts, total = status["counts"], status["trials"]
         parts = [
-            f"{_finished(status)}{f'/{total}' if total else ''} trials",
+            f"{finished_of(status)}{f'/{total}' if total else ''} trials",
             f"{counts['PRUNED']} pruned",
             f"{counts['FAIL']} failed",
         ]
@@ -89,7 +89,7 @@ class View(Follower):
     def _table(self, status: dict[str, Any]) -> Group:
         head = Text.assemble((self._name, "bold"), "  ", self._line(status))
         bar = Table.grid()
-        done, total = (_finished(status), status["trials"]) if status["trials"] else status["budget"]
+        done, total = (finished_of(status), status["trials"]) if status["trials"] else status["budget"]
         bar.add_row(ProgressBar(total=total, completed=done, width=60))
         table = Table(box=None, pad_edge=False)
         for column, justify in (("trial", "right"), ("epoch", "right"), (self._objective, "right"), ("time", "right")):
@@ -114,13 +114,8 @@ class View(Follower):
             return None
         mean = sum(known) / len(known)
         running = sum(max(0.0, mean - live["seconds"]) for live in status["live"])
-        unstarted = max(0, status["trials"] - _finished(status) - len(status["live"]))
+        unstarted = max(0, status["trials"] - finished_of(status) - len(status["live"]))
         start = 0.0
         if not paces and not status["finished_seconds"]:
             start = max(0.0, self._start - (time.monotonic() - self._started))
         return start + (running + unstarted * mean) / self._concurrent
-
-
-def _finished(status: dict[str, Any]) -> int:
-    """Trials that have ended, in whatever way."""
-    return sum(status["counts"][state] for state in ("COMPLETE", "PRUNED", "FAIL"))
